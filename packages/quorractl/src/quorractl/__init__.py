@@ -1,0 +1,1 @@
+"""The Quorra command line."""
