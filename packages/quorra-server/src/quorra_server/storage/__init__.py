@@ -1,0 +1,1 @@
+"""All SQL, and the only code that knows the driver: one short function for each statement."""

@@ -1,0 +1,19 @@
+-- Remove lease batches all of whose members have an outcome. Skips a batch that somebody is settling: a settle never
+-- upgrades its lock, so two of them cannot deadlock; the next round closes it.
+-- $1 batches bigint[] (null: look at all of them)
+WITH settled AS MATERIALIZED (
+    SELECT batch
+    FROM quorra.leases
+    WHERE ($1::bigint[] IS NULL OR batch = ANY ($1::bigint[]))
+      AND NOT EXISTS (
+          SELECT
+          FROM unnest(leases.job_ids) AS member (job_id)
+          LEFT JOIN quorra.outcomes ON outcomes.job_id = member.job_id AND outcomes.batch = leases.batch
+          WHERE outcomes.job_id IS NULL
+      )
+    FOR UPDATE SKIP LOCKED
+)
+DELETE FROM quorra.leases
+USING settled
+WHERE leases.batch = settled.batch
+RETURNING leases.batch

@@ -1,0 +1,26 @@
+-- Fold appended count deltas into the summary; one folder at a time, the others pass by.
+-- $1 limit int
+WITH taken AS MATERIALIZED (
+    SELECT ctid AS place
+    FROM quorra.count_deltas
+    LIMIT $1::integer
+    FOR UPDATE SKIP LOCKED
+),
+folded AS (
+    DELETE FROM quorra.count_deltas
+    USING taken
+    WHERE count_deltas.ctid = taken.place
+    RETURNING count_deltas.queue, waiting, held, succeeded, dead, cancelled
+)
+INSERT INTO quorra.queue_counts AS counts (queue, waiting, held, succeeded, dead, cancelled)
+SELECT queue, sum(waiting), sum(held), sum(succeeded), sum(dead), sum(cancelled)
+FROM folded
+GROUP BY queue
+ORDER BY queue
+ON CONFLICT (queue) DO UPDATE
+SET waiting = counts.waiting + excluded.waiting,
+    held = counts.held + excluded.held,
+    succeeded = counts.succeeded + excluded.succeeded,
+    dead = counts.dead + excluded.dead,
+    cancelled = counts.cancelled + excluded.cancelled
+RETURNING queue

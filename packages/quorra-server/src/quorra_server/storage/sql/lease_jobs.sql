@@ -1,0 +1,81 @@
+-- Take the next due jobs of a queue and lease them as one batch, highest priority first, then oldest.
+-- Nothing waits for a row that another lease holds: it is passed by.
+-- transition: pending, failed -> leased, processing
+-- $1 queue text  $2 limit int  $3 types text[] (null: every type)  $4 worker text  $5 principal text
+-- $6 lease_ms bigint  $7 secret uuid  $8 delivery_is_start bool
+-- $9 $10 $11 where to begin: rank bigint, run_at timestamptz, job id uuid (the cursor of a dispatcher)
+WITH picked AS MATERIALIZED (
+    SELECT ctid AS place
+    FROM quorra.ready
+    WHERE queue = $1::text
+      AND run_at <= statement_timestamp()
+      AND (rank, run_at, job_id) >= ($9::bigint, $10::timestamptz, $11::uuid)
+      AND ($3::text[] IS NULL OR type = ANY ($3::text[]))
+    ORDER BY rank, run_at, job_id
+    LIMIT $2::integer
+    FOR UPDATE SKIP LOCKED
+),
+taken AS MATERIALIZED (
+    DELETE FROM quorra.ready
+    USING picked
+    WHERE ready.ctid = picked.place
+    RETURNING
+        ready.rank, ready.run_at, ready.job_id, ready.attempts, ready.deliveries, ready.silent,
+        ready.generation, ready.max_retries, ready.keyed
+),
+members AS MATERIALIZED (
+    SELECT
+        row_number() OVER (ORDER BY rank, run_at, job_id)::integer AS ordinal,
+        run_at, job_id, attempts, deliveries + 1 AS deliveries, silent, generation, max_retries, keyed
+    FROM taken
+),
+batch AS (
+    INSERT INTO quorra.leases (
+        batch, leased_at, expires_at, secret, keyed, queue, worker, principal,
+        job_ids, attempts, deliveries, silents, generations, max_retries, starts_ms
+    )
+    SELECT
+        quorra.next_batch(),
+        statement_timestamp(),
+        statement_timestamp() + $6::bigint * interval '1 millisecond',
+        $7::uuid,
+        bool_or(keyed),
+        $1::text,
+        $4::text,
+        $5::text,
+        array_agg(job_id ORDER BY ordinal),
+        array_agg(attempts ORDER BY ordinal),
+        array_agg(deliveries ORDER BY ordinal),
+        array_agg(silent ORDER BY ordinal),
+        array_agg(generation ORDER BY ordinal),
+        array_agg(max_retries ORDER BY ordinal),
+        array_agg(CASE WHEN $8::boolean THEN 0 ELSE -1 END)
+    FROM members
+    HAVING count(*) > 0
+    RETURNING batch, leased_at
+),
+counted AS (
+    INSERT INTO quorra.count_deltas (waiting, held, succeeded, dead, cancelled, queue)
+    SELECT -count(*), count(*), 0, 0, 0, $1::text
+    FROM members
+    HAVING count(*) > 0
+)
+SELECT
+    batch.batch,
+    (extract(epoch FROM batch.leased_at) * 1000000)::bigint AS leased_at_us,
+    members.job_id,
+    members.ordinal,
+    jobs.type,
+    jobs.payload::text AS payload,
+    jobs.queue,
+    jobs.priority,
+    members.attempts,
+    members.deliveries,
+    members.generation,
+    members.max_retries,
+    jobs.timeout_ms,
+    (extract(epoch FROM members.run_at) * 1000000)::bigint AS run_at_us,
+    (extract(epoch FROM jobs.created_at) * 1000000)::bigint AS created_at_us
+FROM batch
+CROSS JOIN members
+JOIN quorra.jobs ON jobs.id = members.job_id

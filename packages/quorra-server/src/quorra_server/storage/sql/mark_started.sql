@@ -1,0 +1,40 @@
+-- Mark members of lease batches as started; the first mark stays.
+-- transition: leased -> processing
+-- $1 batches bigint[]  $2 secrets uuid[]  $3 principal text   one per batch, each batch once
+-- $4 batch bigint[]  $5 ordinal int[]  $6 ago_ms bigint[]    one per start
+WITH held AS MATERIALIZED (
+    SELECT leases.batch, leases.leased_at, leases.starts_ms
+    FROM unnest($1::bigint[], $2::uuid[]) AS named (batch, secret)
+    JOIN quorra.leases ON leases.batch = named.batch
+    WHERE leases.secret = named.secret AND leases.principal = $3::text
+    ORDER BY leases.batch
+    FOR NO KEY UPDATE OF leases
+),
+-- Old and new marks side by side, grouped: joining two arrays would compare each member with each mark.
+mark AS (
+    SELECT held.batch, member.ordinal, member.start_ms
+    FROM held
+    CROSS JOIN LATERAL unnest(held.starts_ms) WITH ORDINALITY AS member (start_ms, ordinal)
+    UNION ALL
+    SELECT
+        held.batch, started.ordinal,
+        greatest(0, (extract(epoch FROM statement_timestamp() - held.leased_at) * 1000)::bigint - started.ago_ms)::integer
+    FROM unnest($4::bigint[], $5::integer[], $6::bigint[]) AS started (batch, ordinal, ago_ms)
+    JOIN held ON held.batch = started.batch
+    WHERE started.ordinal BETWEEN 1 AND cardinality(held.starts_ms)
+),
+first_mark AS (
+    SELECT batch, ordinal, coalesce(min(start_ms) FILTER (WHERE start_ms >= 0), -1) AS start_ms
+    FROM mark
+    GROUP BY batch, ordinal
+),
+marked AS (
+    SELECT batch, array_agg(start_ms ORDER BY ordinal) AS starts_ms
+    FROM first_mark
+    GROUP BY batch
+)
+UPDATE quorra.leases
+SET starts_ms = marked.starts_ms
+FROM marked
+WHERE leases.batch = marked.batch
+RETURNING leases.batch

@@ -1,0 +1,30 @@
+-- Remove the waiting jobs of a queue, with their history.
+-- transition: pending, failed ->
+-- $1 queue text  $2 limit int
+WITH taken AS (
+    DELETE FROM quorra.ready
+    WHERE job_id IN (
+        SELECT job_id FROM quorra.ready
+        WHERE queue = $1::text
+        LIMIT $2::integer
+        FOR UPDATE SKIP LOCKED
+    )
+    RETURNING job_id
+),
+freed AS (
+    DELETE FROM quorra.keys WHERE job_id IN (SELECT job_id FROM taken)
+),
+forgotten AS (
+    DELETE FROM quorra.outcomes WHERE job_id IN (SELECT job_id FROM taken)
+),
+removed AS (
+    DELETE FROM quorra.jobs WHERE id IN (SELECT job_id FROM taken)
+),
+counted AS (
+    INSERT INTO quorra.count_deltas (waiting, held, succeeded, dead, cancelled, queue)
+    SELECT -count(*), 0, 0, 0, 0, $1::text
+    FROM taken
+    HAVING count(*) > 0
+)
+SELECT job_id
+FROM taken

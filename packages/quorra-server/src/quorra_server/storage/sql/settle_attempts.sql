@@ -1,0 +1,123 @@
+-- Record how attempts ended and send each job on: done, dead, or ready again. The primary key of `outcomes` decides
+-- who ends a lease; a report that comes second changes nothing and is missing from the reply.
+-- FOR KEY SHARE lets heartbeats and other settles of the batch pass, and holds off expiry.
+-- transition: leased, processing -> succeeded, dead, cancelled, failed, pending
+-- $1 batches bigint[]  $2 secrets uuid[]   one per batch, each batch once
+-- $3 principal text
+-- $4 batch bigint[]  $5 ordinal int[]  $6 job uuid[]  $7 kind text[]  $8 run_ms bigint[] (null: never started)
+-- $9 result text[]  $10 error text[]  $11 error_kind text[]  $12 delay_ms bigint[] (null: back-off)
+-- $13 non_retryable bool[]                  one per report, in order of (batch, ordinal)
+WITH held AS MATERIALIZED (
+    -- Appending nothing reads a stored array into memory once, so that picking an element costs the same at any length.
+    SELECT
+        leases.batch, leases.leased_at, leases.expires_at, leases.keyed, leases.queue, leases.worker,
+        leases.job_ids || '{}' AS job_ids,
+        leases.attempts || '{}' AS attempts,
+        leases.deliveries || '{}' AS deliveries,
+        leases.generations || '{}' AS generations,
+        leases.max_retries || '{}' AS max_retries,
+        leases.starts_ms || '{}' AS starts_ms
+    FROM unnest($1::bigint[], $2::uuid[]) AS named (batch, secret)
+    JOIN quorra.leases ON leases.batch = named.batch
+    WHERE leases.secret = named.secret AND leases.principal = $3::text
+    ORDER BY leases.batch
+    FOR KEY SHARE OF leases
+),
+reported AS MATERIALIZED (
+    SELECT
+        held.batch, report.ordinal, report.job_id, report.kind::quorra.outcome_kind AS kind,
+        held.leased_at, held.keyed, held.queue, held.worker,
+        statement_timestamp() > held.expires_at AS late,
+        CASE
+            WHEN held.starts_ms[report.ordinal] >= 0
+                THEN held.leased_at + held.starts_ms[report.ordinal] * interval '1 millisecond'
+            ELSE greatest(held.leased_at, statement_timestamp() - report.run_ms * interval '1 millisecond')
+        END AS started_at,
+        -- A release or a snooze gives the attempt back; everything else that ended had started.
+        held.attempts[report.ordinal]
+            + CASE WHEN report.kind IN ('released', 'snoozed') THEN 0 ELSE 1 END AS attempts,
+        held.deliveries[report.ordinal] AS deliveries,
+        held.generations[report.ordinal] AS generation,
+        held.max_retries[report.ordinal] AS max_retries,
+        report.result, report.error, report.error_kind, report.delay_ms, report.non_retryable
+    FROM unnest(
+        $4::bigint[], $5::integer[], $6::uuid[], $7::text[], $8::bigint[],
+        $9::text[], $10::text[], $11::text[], $12::bigint[], $13::boolean[]
+    ) AS report (
+        batch, ordinal, job_id, kind, run_ms, result, error, error_kind, delay_ms, non_retryable
+    )
+    JOIN held ON held.batch = report.batch AND held.job_ids[report.ordinal] = report.job_id
+),
+judged AS MATERIALIZED (
+    SELECT
+        batch, ordinal, job_id, kind, leased_at, keyed, queue, worker, late, started_at, attempts, deliveries,
+        generation, result, error, error_kind,
+        CASE
+            WHEN kind = 'succeeded' THEN 'succeeded'
+            WHEN kind = 'cancelled' THEN 'cancelled'
+            WHEN kind = 'failed' AND (non_retryable OR attempts > max_retries) THEN 'dead'
+        END::quorra.ended_status AS status,
+        CASE
+            WHEN kind = 'failed' AND non_retryable THEN 'non_retryable'
+            WHEN kind = 'failed' AND attempts > max_retries THEN 'retries_exhausted'
+        END AS reason,
+        CASE
+            WHEN kind IN ('succeeded', 'cancelled') THEN NULL
+            WHEN kind = 'failed' AND (non_retryable OR attempts > max_retries) THEN NULL
+            WHEN kind = 'failed' AND delay_ms IS NULL THEN statement_timestamp() + (
+                SELECT quorra.retry_delay(reported.attempts, coalesce(jobs.backoff, queues.backoff))
+                FROM quorra.jobs
+                LEFT JOIN quorra.queues ON queues.name = jobs.queue
+                WHERE jobs.id = reported.job_id
+            )
+            ELSE statement_timestamp() + coalesce(delay_ms, 0) * interval '1 millisecond'
+        END AS retry_at
+    FROM reported
+),
+ended AS (
+    INSERT INTO quorra.outcomes (
+        job_id, batch, leased_at, started_at, ended_at, retry_at, ordinal, attempts, deliveries, generation,
+        kind, status, late, queue, worker, error, error_kind, reason, result
+    )
+    SELECT
+        job_id, batch, leased_at, started_at, statement_timestamp(), retry_at, ordinal, attempts, deliveries,
+        generation, kind, status, late, queue, worker, error, error_kind, reason, result::json
+    FROM judged
+    ORDER BY batch, ordinal
+    ON CONFLICT DO NOTHING
+    RETURNING job_id, batch, ordinal, kind, status, retry_at, attempts, deliveries, generation, queue
+),
+again AS (
+    INSERT INTO quorra.ready (
+        rank, run_at, job_id, attempts, deliveries, silent, generation, max_retries, failed, keyed, queue, type
+    )
+    SELECT
+        -jobs.priority::bigint, ended.retry_at, ended.job_id, ended.attempts, ended.deliveries, 0,
+        ended.generation, jobs.max_retries, ended.kind = 'failed', jobs.unique_key IS NOT NULL, jobs.queue, jobs.type
+    FROM ended
+    JOIN quorra.jobs ON jobs.id = ended.job_id
+    WHERE ended.retry_at IS NOT NULL
+),
+freed AS (
+    DELETE FROM quorra.keys
+    WHERE scope = 'live' AND job_id = ANY (ARRAY (
+        SELECT ended.job_id
+        FROM ended
+        JOIN held ON held.batch = ended.batch
+        WHERE held.keyed AND ended.status IS NOT NULL
+    ))
+),
+counted AS (
+    INSERT INTO quorra.count_deltas (waiting, held, succeeded, dead, cancelled, queue)
+    SELECT
+        count(*) FILTER (WHERE status IS NULL),
+        -count(*),
+        count(*) FILTER (WHERE status = 'succeeded'),
+        count(*) FILTER (WHERE status = 'dead'),
+        count(*) FILTER (WHERE status = 'cancelled'),
+        queue
+    FROM ended
+    GROUP BY queue
+)
+SELECT job_id, batch, kind::text AS kind, status::text AS status, retry_at, queue
+FROM ended

@@ -1,0 +1,64 @@
+-- Record new jobs and make them ready, in one statement for any number of them. An id that exists already changes
+-- nothing and comes back with `created` false, which makes a repetition harmless.
+-- transition: -> pending
+-- $1 ids uuid[]  $2 types text[]  $3 payloads text[]  $4 queues text[]  $5 priorities int[]  $6 max_retries int[]
+-- $7 run_ats timestamptz[] (null: now + delay)  $8 delays_ms bigint[]  $9 timeouts_ms bigint[]
+-- $10 unique_keys text[]  $11 tags text[] (joined by U+001F)  $12 backoffs text[] (JSON)
+WITH submitted AS MATERIALIZED (
+    SELECT
+        id,
+        type,
+        payload,
+        queue,
+        priority,
+        max_retries,
+        coalesce(run_at, statement_timestamp() + delay_ms * interval '1 millisecond') AS run_at,
+        timeout_ms,
+        unique_key,
+        tags,
+        backoff
+    FROM unnest(
+        $1::uuid[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::integer[],
+        $7::timestamptz[], $8::bigint[], $9::bigint[], $10::text[], $11::text[], $12::text[]
+    ) AS job (
+        id, type, payload, queue, priority, max_retries,
+        run_at, delay_ms, timeout_ms, unique_key, tags, backoff
+    )
+),
+created AS (
+    INSERT INTO quorra.jobs (
+        id, created_at, run_at, timeout_ms, priority, max_retries, type, queue, payload, unique_key, tags, backoff
+    )
+    SELECT
+        id,
+        statement_timestamp(),
+        run_at,
+        timeout_ms,
+        priority,
+        max_retries,
+        type,
+        queue,
+        payload::json,
+        unique_key,
+        string_to_array(tags, E'\x1f'),
+        backoff::json
+    FROM submitted
+    ON CONFLICT DO NOTHING
+    RETURNING id, run_at, priority, max_retries, type, queue, unique_key
+),
+readied AS (
+    INSERT INTO quorra.ready (
+        rank, run_at, job_id, attempts, deliveries, silent, generation, max_retries, failed, keyed, queue, type
+    )
+    SELECT
+        -priority::bigint, run_at, id, 0, 0, 0, 1, max_retries, false, unique_key IS NOT NULL, queue, type
+    FROM created
+),
+counted AS (
+    INSERT INTO quorra.count_deltas (waiting, held, succeeded, dead, cancelled, queue)
+    SELECT count(*), 0, 0, 0, 0, queue
+    FROM created
+    GROUP BY queue
+)
+SELECT id, run_at
+FROM created
