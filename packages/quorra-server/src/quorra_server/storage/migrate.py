@@ -40,9 +40,7 @@ class SchemaTooNew(StorageUnavailable):
 
 def migrations() -> list[Migration]:
     """Return all steps in order."""
-    return [
-        Migration(number=int(name[:4]), name=name[5:], sql=sql) for name, sql in sql_files(MIGRATIONS_FOLDER)
-    ]
+    return [Migration(number=int(name[:4]), name=name[5:], sql=sql) for name, sql in sql_files(MIGRATIONS_FOLDER)]
 
 
 async def migrate(dsn: str) -> list[str]:
@@ -70,7 +68,8 @@ async def _apply_missing(connection: asyncpg.Connection) -> list[str]:
             step = _next_step(await schema_version(connection))
             if step is None:
                 await connection.execute(
-                    "SELECT quorra.make_partitions((now() AT TIME ZONE 'UTC')::date, $1)", PARTITION_DAYS_AHEAD
+                    "SELECT quorra.make_partitions((now() AT TIME ZONE 'UTC')::date, $1)",
+                    PARTITION_DAYS_AHEAD,
                 )
                 return applied
             await connection.execute(step.sql)

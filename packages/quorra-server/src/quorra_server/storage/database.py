@@ -1,0 +1,249 @@
+"""Connections to PostgreSQL, and the only place that knows the driver's errors."""
+
+import asyncio
+import random
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import asyncpg
+
+from quorra_server.domain.errors import OutcomeUnknown, QuorraError, StorageUnavailable
+
+
+class Row(Protocol):
+    """One row of a result: by position, by name, or all of it."""
+
+    def __getitem__(self, key: int | str) -> Any: ...
+    def __iter__(self) -> Iterator[Any]: ...
+    def items(self) -> Iterable[tuple[str, Any]]:
+        """Return names and values."""
+        ...
+
+
+REPEATS_MAX = 5
+REPEAT_PAUSE_SECONDS = (0.005, 0.2)
+RETRY_AFTER_SECONDS = 1.0
+
+# The whole statement was rolled back, so that doing it again is safe.
+REPEATABLE = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.LockNotAvailableError,
+)
+# The server refused before it did anything.
+REFUSED = (
+    asyncpg.CannotConnectNowError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.UndefinedTableError,
+    asyncpg.InvalidSchemaNameError,
+)
+# The connection went away, perhaps in the middle of a commit.
+CUT = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.QueryCanceledError,
+    asyncpg.InterfaceError,
+    OSError,
+    TimeoutError,
+)
+
+
+class Executor(Protocol):
+    """Something that runs statements: a pool, where each is its own transaction, or an open transaction."""
+
+    async def fetch(self, sql: str, *arguments: object) -> list[Row]:
+        """Run a statement and return all of its rows."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """How to connect.
+
+    Attributes:
+        connections_max: Upper bound; connections are opened when they are needed.
+        acquire_seconds: How long a caller waits for a free connection before it is told to come back.
+        statement_seconds: How long a statement may take.
+        prepared_statements: Off behind a pooler in transaction mode, which also refuses session settings.
+    """
+
+    dsn: str
+    connections_max: int
+    acquire_seconds: float
+    statement_seconds: float
+    prepared_statements: bool = True
+    ssl: ssl.SSLContext | None = None
+
+
+def translate(error: Exception) -> QuorraError | None:
+    """Return the contract's error for one of the driver's, or None for a bug of ours."""
+    if isinstance(error, (*REFUSED, *REPEATABLE)):
+        return StorageUnavailable(
+            f"PostgreSQL does not take the request now ({error}). Nothing was changed; try again shortly.",
+            retry_after_seconds=RETRY_AFTER_SECONDS,
+        )
+    if isinstance(error, CUT):
+        return OutcomeUnknown(
+            "The connection to PostgreSQL broke before it answered. Repeat the request: with the same id or "
+            "Idempotency-Key that is always safe.",
+            retry_after_seconds=RETRY_AFTER_SECONDS,
+        )
+    return None
+
+
+class Pool:
+    """A bounded pool of connections; every statement is its own transaction unless `transaction` says otherwise."""
+
+    def __init__(self, settings: PoolSettings) -> None:
+        """Remember how to connect; nothing is opened before it is needed."""
+        self._settings = settings
+        self._pool: asyncpg.Pool | None = None
+        self.waiting = 0
+
+    async def open(self) -> None:
+        """Create the pool. PostgreSQL need not answer yet."""
+        settings = self._settings
+        session = {"application_name": "quorra-server", "jit": "off"} if settings.prepared_statements else None
+        self._pool = await asyncpg.create_pool(
+            settings.dsn,
+            min_size=0,
+            max_size=settings.connections_max,
+            statement_cache_size=256 if settings.prepared_statements else 0,
+            max_inactive_connection_lifetime=300,
+            command_timeout=settings.statement_seconds,
+            timeout=settings.acquire_seconds,
+            server_settings=session,
+            **({"ssl": settings.ssl} if settings.ssl else {}),
+        )
+
+    async def close(self) -> None:
+        """Close all connections; those in use are given two seconds to finish."""
+        if self._pool is None:
+            return
+        try:
+            await asyncio.wait_for(self._pool.close(), 2)
+        except (TimeoutError, OSError, asyncpg.PostgresError):
+            self._pool.terminate()
+
+    @property
+    def size(self) -> int:
+        """Open connections."""
+        return self._pool.get_size() if self._pool else 0
+
+    @property
+    def idle(self) -> int:
+        """Open connections that nobody uses."""
+        return self._pool.get_idle_size() if self._pool else 0
+
+    async def fetch(self, sql: str, *arguments: object) -> list[Row]:
+        """Run one statement as its own transaction and return its rows.
+
+        A transaction that PostgreSQL rolled back by itself (deadlock, serialization) is repeated a few times.
+
+        Raises:
+            StorageUnavailable: Nothing was changed.
+            OutcomeUnknown: The connection broke; the statement may have happened.
+        """
+
+        async def run() -> list[Row]:
+            async with self._connection() as connection:
+                rows: list[Row] = await connection.fetch(sql, *arguments)
+                return rows
+
+        return await self._repeating(run)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Executor]:
+        """Run several statements as one transaction; any error rolls it back.
+
+        Raises:
+            StorageUnavailable: Nothing was changed.
+            OutcomeUnknown: The connection broke; the transaction may have been committed.
+        """
+        async with self._connection() as connection:
+            try:
+                async with connection.transaction():
+                    yield connection
+            except Exception as error:
+                raise await self._translated(error) from error
+
+    async def _repeating(self, run: Callable[[], Awaitable[list[Row]]]) -> list[Row]:
+        for attempt in range(1, REPEATS_MAX + 1):
+            try:
+                return await run()
+            except REPEATABLE as error:
+                if attempt == REPEATS_MAX:
+                    raise await self._translated(error) from error
+                await asyncio.sleep(random.uniform(*REPEAT_PAUSE_SECONDS))  # noqa: S311 - jitter, not a secret
+            except Exception as error:
+                raise await self._translated(error) from error
+        raise AssertionError("unreachable")
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[asyncpg.Connection]:
+        if self._pool is None:
+            raise StorageUnavailable("The server is starting.", retry_after_seconds=RETRY_AFTER_SECONDS)
+        self.waiting += 1
+        try:
+            connection = await self._pool.acquire(timeout=self._settings.acquire_seconds)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise StorageUnavailable(
+                f"No connection to PostgreSQL within {self._settings.acquire_seconds:g} s "
+                f"({type(error).__name__}). Nothing was changed; try again shortly.",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            ) from error
+        finally:
+            self.waiting -= 1
+        try:
+            yield connection
+        finally:
+            await self._release(connection)
+
+    async def _release(self, connection: asyncpg.Connection) -> None:
+        assert self._pool is not None
+        try:
+            await self._pool.release(connection)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            # The connection is broken; the pool opens another one for the next caller.
+            connection.terminate()
+
+    async def _translated(self, error: Exception) -> Exception:
+        if isinstance(error, asyncpg.ReadOnlySQLTransactionError) and self._pool is not None:
+            # The primary became a standby: connect anew, so that the hosts are asked again.
+            await self._pool.expire_connections()
+        return translate(error) or error
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """The pools of a server.
+
+    Attributes:
+        main: Submissions, reads and operators' changes.
+        fast: Leases, settles and heartbeats: their own pool, so that nothing else can starve them.
+    """
+
+    main: Pool
+    fast: Pool
+
+    async def open(self) -> None:
+        """Create both pools."""
+        await self.main.open()
+        await self.fast.open()
+
+    async def close(self) -> None:
+        """Close both pools."""
+        await asyncio.gather(self.main.close(), self.fast.close())
+
+
+def column(rows: Sequence[Row], name: str) -> list[Any]:
+    """Return one column of a result."""
+    return [row[name] for row in rows]

@@ -1,0 +1,55 @@
+"""Queues: their counts, their settings, and which of them have work."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from quorra_server.domain.retry import Backoff
+from quorra_server.domain.states import JobStatus
+from quorra_server.storage.database import Executor, column
+from quorra_server.storage.jobs import backoff_from_json, backoff_json
+from quorra_server.storage.statements import statement
+
+COUNT_QUEUES = statement("count_queues")
+FOLD_COUNTS = statement("fold_counts")
+DESCRIBE_QUEUE = statement("describe_queue")
+SET_QUEUE = statement("set_queue")
+FIND_DUE_QUEUES = statement("find_due_queues")
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFigures:
+    """What is known of a queue beyond its counts.
+
+    Attributes:
+        oldest_waiting_seconds: How long the job at the head of the line has been due; None if none is.
+    """
+
+    oldest_waiting_seconds: float | None
+    backoff: Backoff | None
+
+
+async def count_queues(executor: Executor) -> dict[str, dict[JobStatus, int]]:
+    """Count jobs by queue and status, zeros included."""
+    rows = await executor.fetch(COUNT_QUEUES)
+    return {row["queue"]: {status: row[status.value] for status in JobStatus} for row in rows}
+
+
+async def fold_counts(executor: Executor, *, limit: int) -> bool:
+    """Fold at most `limit` count deltas into the summary; say whether there were any."""
+    return bool(await executor.fetch(FOLD_COUNTS, limit))
+
+
+async def describe_queue(executor: Executor, queue: str) -> QueueFigures:
+    """Read the figures of one queue."""
+    row = (await executor.fetch(DESCRIBE_QUEUE, queue))[0]
+    return QueueFigures(row["oldest_waiting_seconds"], backoff_from_json(row["backoff"]))
+
+
+async def set_queue(executor: Executor, queue: str, backoff: Backoff | None) -> None:
+    """Set the back-off for jobs that bring none of their own; None means the default."""
+    await executor.fetch(SET_QUEUE, queue, backoff_json(backoff))
+
+
+async def find_due_queues(executor: Executor, queues: Sequence[str]) -> list[str]:
+    """Return those of some queues that have a job that is due."""
+    return column(await executor.fetch(FIND_DUE_QUEUES, queues), "name")
