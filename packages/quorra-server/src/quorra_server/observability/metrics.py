@@ -1,0 +1,89 @@
+"""Every metric, with its unit and labels, in one list. Labels are bounded: never an id, at most `QUEUES_MAX` queues."""
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+from quorra_server.domain.states import JobStatus
+
+QUEUES_MAX = 200
+OTHER_QUEUES = "(other)"
+
+WAIT_BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
+RUN_BUCKETS_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 7200)
+BATCH_BUCKETS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000)
+
+
+class Metrics:
+    """The metrics of one server process, in a registry of their own."""
+
+    def __init__(self, version: str, node: str) -> None:
+        """Create all metrics at zero."""
+        self.registry = CollectorRegistry()
+        self._queues: set[str] = set()
+        self.jobs_created = self._counter("quorra_jobs_created_total", "Jobs accepted", "queue")
+        self.jobs_leased = self._counter("quorra_jobs_leased_total", "Jobs given to a worker", "queue")
+        self.jobs_processed = self._counter(
+            "quorra_jobs_processed_total", "Attempts that ended, well or badly", "queue"
+        )
+        self.jobs_failed = self._counter("quorra_jobs_failed_total", "Attempts that failed", "queue")
+        self.jobs_dead = self._counter("quorra_jobs_dead_total", "Jobs that ran out of retries", "queue")
+        self.leases_expired = self._counter("quorra_leases_expired_total", "Leases that ran out", "queue")
+        self.stale_acks = self._counter("quorra_stale_acks_total", "Reports refused because the lease was lost")
+        self.queue_length = Gauge(
+            "quorra_job_queue_length", "Jobs by queue and status", ["queue", "status"], registry=self.registry
+        )
+        self.oldest_waiting = Gauge(
+            "quorra_oldest_waiting_job_seconds", "How long the oldest due job has waited", registry=self.registry
+        )
+        self.wait_seconds = self._histogram(
+            "quorra_job_wait_seconds", "From when a job was due to when it was leased", WAIT_BUCKETS_SECONDS
+        )
+        self.run_seconds = self._histogram("quorra_job_run_seconds", "How long attempts ran", RUN_BUCKETS_SECONDS)
+        self.submit_batch = self._histogram("quorra_submit_batch_jobs", "Jobs in one insert", BATCH_BUCKETS)
+        self.lease_batch = self._histogram("quorra_lease_batch_jobs", "Jobs in one lease", BATCH_BUCKETS)
+        self.settle_batch = self._histogram("quorra_settle_batch_jobs", "Reports in one settle", BATCH_BUCKETS)
+        self.streams = Gauge("quorra_worker_streams", "Open worker streams", registry=self.registry)
+        self.pool_connections = Gauge(
+            "quorra_database_connections", "Connections to PostgreSQL", ["pool", "state"], registry=self.registry
+        )
+        self.wakeup_path = Gauge(
+            "quorra_wakeup_path_up", "Whether a path for wake-ups works", ["path"], registry=self.registry
+        )
+        self.wakeups_received = Counter(
+            "quorra_wakeups_received_total", "Wake-ups from other servers", ["path"], registry=self.registry
+        )
+        self.cursor_leases = self._counter(
+            "quorra_cursor_leases_total",
+            "Leases that began at the cursor because the head of the queue was slow",
+            "queue",
+        )
+        Info("quorra_build", "Version and name of this server", registry=self.registry).info(
+            {"version": version, "node": node}
+        )
+
+    def queue(self, name: str) -> str:
+        """Return the label value for a queue: its name, or one name for all queues past the first `QUEUES_MAX`."""
+        if name in self._queues:
+            return name
+        if len(self._queues) >= QUEUES_MAX:
+            return OTHER_QUEUES
+        self._queues.add(name)
+        return name
+
+    def set_queue_lengths(self, counts: Mapping[str, Mapping[JobStatus, int]]) -> None:
+        """Replace the gauge of jobs by queue and status."""
+        sums: dict[tuple[str, str], int] = {}
+        for name, by_status in counts.items():
+            for status, count in by_status.items():
+                key = (self.queue(name), status.value)
+                sums[key] = sums.get(key, 0) + count
+        self.queue_length.clear()
+        for (name, status_name), count in sums.items():
+            self.queue_length.labels(name, status_name).set(count)
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(name, meaning, labels, registry=self.registry)
+
+    def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, meaning, buckets=buckets, registry=self.registry)

@@ -1,0 +1,349 @@
+"""Dispatch: decides which worker stream leases from which queue, and when. The heart of the fast path.
+
+A lane is a queue as seen by workers that know the same types. Wake-ups make lanes hot: they may have work. A hot lane leases
+for its streams with free credit, one after another, until a lease comes back short; then it is cold until the next wake-up.
+Nothing here is the truth: a lane that is wrongly hot costs one empty lease, one that is wrongly cold costs a poll interval.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+from uuid import UUID, uuid4
+
+import structlog
+
+from quorra_server.domain.errors import QuorraError
+from quorra_server.domain.job import LeaseBatch
+from quorra_server.observability.metrics import Metrics
+from quorra_server.services.wakeups import Hint, Wakeups
+from quorra_server.storage import history, leases, queues
+from quorra_server.storage.database import Pool
+from quorra_server.storage.leases import HEAD, Cursor
+
+log = structlog.get_logger(__name__)
+
+BATCH_MAX = 1_000
+# A lane that gave a full batch has more: then a second lease runs while the first one is delivered.
+LEASES_AT_ONCE_PER_LANE = 2
+# A short lease that takes longer walks over dead rows that a long transaction elsewhere keeps alive.
+SLOW_LEASE_SECONDS = 0.005
+CURSOR_SECONDS_MAX = 1.0
+# Submits commit out of order: the cursor looks back this far.
+CURSOR_OVERLAP = timedelta(seconds=1)
+TROUBLE_PAUSE_SECONDS = 0.5
+
+
+class Subscription(NamedTuple):
+    """A queue that a stream takes jobs from; `slots` bounds the jobs of this queue that it holds, 0 means no bound."""
+
+    queue: str
+    slots: int = 0
+
+
+class Stream:
+    """One worker's stream, as the dispatcher sees it: its lanes in the order of preference, and its credit."""
+
+    def __init__(
+        self,
+        *,
+        worker: str,
+        principal: str,
+        lease_ms: int,
+        subscriptions: Sequence[Subscription],
+        types: Iterable[str],
+        deliver: Callable[[LeaseBatch], None],
+        end_leases: Callable[[Sequence[str]], None],
+    ) -> None:
+        """Take who it is, and how to reach it; `deliver` and `end_leases` must not block."""
+        self.worker = worker
+        self.principal = principal
+        self.lease_ms = lease_ms
+        self.slots = {subscription.queue: subscription.slots for subscription in subscriptions}
+        self.types = frozenset(types) or None
+        self.deliver = deliver
+        self.end_leases = end_leases
+        self.lanes: list[Lane] = []
+        self.granted_total = 0
+        self.sent_total = 0
+        self.reserved = 0
+        self.held: dict[str, int] = {}
+        self.is_open = True
+
+    @property
+    def free(self) -> int:
+        """How many more jobs it may be sent now."""
+        return self.granted_total - self.sent_total - self.reserved
+
+    def room_in(self, queue: str) -> int:
+        """How many more jobs of a queue it may be sent now."""
+        slots = self.slots.get(queue, 0)
+        return min(self.free, slots - self.held.get(queue, 0)) if slots else self.free
+
+
+class Lane:
+    """A queue for workers that know the same types (None: every type)."""
+
+    def __init__(self, queue: str, types: frozenset[str] | None) -> None:
+        """Start hot: nothing is known of the queue yet."""
+        self.queue = queue
+        self.types = types
+        self.type_list = sorted(types) if types else None
+        self.is_hot = True
+        self.is_plenty = False
+        self.leasing = 0
+        self.heat = 0
+        self.streams: set[Stream] = set()
+        # Streams that may have credit, longest served first.
+        self.ready: OrderedDict[Stream, None] = OrderedDict()
+        self.cursor: Cursor = HEAD
+        self.cursor_since = 0.0
+
+
+class Dispatcher:
+    """Leases for all streams of a server."""
+
+    def __init__(self, pool: Pool, wakeups: Wakeups, metrics: Metrics, *, poll_seconds: float) -> None:
+        """Listen to wake-ups; `poll_seconds` bounds how long lost ones can delay a job."""
+        self._pool = pool
+        self._metrics = metrics
+        self._poll_seconds = poll_seconds
+        self._lanes: dict[tuple[str, frozenset[str] | None], Lane] = {}
+        self._by_queue: dict[str, list[Lane]] = {}
+        self._hot: set[Lane] = set()
+        self._streams: set[Stream] = set()
+        self._leases: set[asyncio.Task[None]] = set()
+        self._poller: asyncio.Task[None] | None = None
+        self._is_draining = False
+        self._wakeups = wakeups
+        wakeups.listen(self._hear)
+
+    def start(self) -> None:
+        """Begin to poll."""
+        self._poller = asyncio.create_task(self._poll())
+
+    async def drain(self) -> None:
+        """Lease nothing more, and wait for the leases under way to be delivered."""
+        self._is_draining = True
+        while self._leases:
+            await asyncio.wait(self._leases)
+
+    async def stop(self) -> None:
+        """Drain and stop polling."""
+        if self._poller is not None:
+            self._poller.cancel()
+            await asyncio.gather(self._poller, return_exceptions=True)
+        await self.drain()
+
+    def open_stream(self, stream: Stream, subscriptions: Sequence[Subscription]) -> None:
+        """Add a stream; it is sent nothing before it grants credit."""
+        for subscription in subscriptions:
+            lane = self._lane(subscription.queue, stream.types)
+            lane.streams.add(stream)
+            stream.lanes.append(lane)
+        self._streams.add(stream)
+        self._metrics.streams.set(len(self._streams))
+
+    def close_stream(self, stream: Stream) -> None:
+        """Remove a stream; its leases live on until they end or run out."""
+        stream.is_open = False
+        self._streams.discard(stream)
+        for lane in stream.lanes:
+            lane.streams.discard(stream)
+            lane.ready.pop(stream, None)
+            if not lane.streams:
+                self._forget_lane(lane)
+        self._metrics.streams.set(len(self._streams))
+
+    def grant(self, stream: Stream, granted_total: int) -> None:
+        """Take a stream's credit: the running total of all jobs that it ever allowed."""
+        if granted_total > stream.granted_total:
+            stream.granted_total = granted_total
+            self._offer(stream)
+
+    def settled(self, stream: Stream, queue: str, count: int) -> None:
+        """Note that a stream holds fewer jobs of a queue."""
+        if stream.slots.get(queue):
+            stream.held[queue] = stream.held.get(queue, 0) - count
+            self._offer(stream)
+
+    def _offer(self, stream: Stream) -> None:
+        """Make a stream available to its lanes."""
+        if stream.free <= 0 or not stream.is_open:
+            return
+        for lane in stream.lanes:
+            lane.ready.setdefault(stream)
+        for lane in stream.lanes:
+            if lane.is_hot:
+                self._pump(lane)
+
+    def _hear(self, hint: Hint) -> None:
+        for queue in hint.queues:
+            for lane in self._by_queue.get(queue, ()):
+                self._heat(lane)
+        if hint.ended_leases:
+            for stream in self._streams:
+                stream.end_leases(hint.ended_leases)
+
+    def _heat(self, lane: Lane) -> None:
+        lane.is_hot = True
+        lane.heat += 1
+        self._hot.add(lane)
+        self._pump(lane)
+
+    def _cool(self, lane: Lane) -> None:
+        lane.is_hot = False
+        lane.is_plenty = False
+        self._hot.discard(lane)
+        # Streams prefer their first queues; now that this one is empty, they may turn to the next.
+        for other in list(self._hot):
+            self._pump(other)
+
+    def _pump(self, lane: Lane) -> None:
+        """Start leases for a hot lane, as far as streams have credit."""
+        while lane.is_hot and not self._is_draining:
+            if lane.leasing >= (LEASES_AT_ONCE_PER_LANE if lane.is_plenty else 1):
+                return
+            stream = self._next_stream(lane)
+            if stream is None:
+                return
+            limit = min(stream.room_in(lane.queue), BATCH_MAX)
+            stream.reserved += limit
+            lane.leasing += 1
+            task = asyncio.create_task(self._lease(lane, stream, limit))
+            self._leases.add(task)
+            task.add_done_callback(self._leases.discard)
+
+    def _next_stream(self, lane: Lane) -> Stream | None:
+        """Return the stream that waited longest, has room, and has no queue with work that it prefers."""
+        for stream in list(lane.ready):
+            if stream.free <= 0:
+                del lane.ready[stream]
+            elif stream.room_in(lane.queue) > 0 and not self._prefers_another(stream, lane):
+                lane.ready.move_to_end(stream)
+                return stream
+        return None
+
+    def _prefers_another(self, stream: Stream, lane: Lane) -> bool:
+        for better in stream.lanes:
+            if better is lane:
+                return False
+            if better.is_hot and stream.room_in(better.queue) > 0:
+                return True
+        return False
+
+    async def _lease(self, lane: Lane, stream: Stream, limit: int) -> None:
+        heat = lane.heat
+        took = 0
+        try:
+            batch = await self._lease_batch(lane, stream, limit)
+            took = len(batch.jobs) if batch else 0
+            if batch is not None:
+                await self._deliver(lane, stream, batch)
+        except QuorraError as error:
+            log.warning("lease_failed", queue=lane.queue, error=error.message)
+            await asyncio.sleep(TROUBLE_PAUSE_SECONDS)
+        finally:
+            stream.reserved -= limit
+            lane.leasing -= 1
+        lane.is_plenty = took == limit
+        if took < limit and lane.heat == heat and lane.leasing == 0:
+            self._cool(lane)
+        elif stream.is_open:
+            self._offer(stream)
+        self._pump(lane)
+
+    async def _lease_batch(self, lane: Lane, stream: Stream, limit: int) -> LeaseBatch | None:
+        begin = self._begin(lane)
+        started = time.monotonic()
+        batch = await leases.lease_jobs(
+            self._pool,
+            queue=lane.queue,
+            limit=limit,
+            worker=stream.worker,
+            principal=stream.principal,
+            lease_ms=stream.lease_ms,
+            secret=uuid4(),
+            types=lane.type_list,
+            begin=begin,
+        )
+        self._move_cursor(lane, batch, limit, begin, time.monotonic() - started)
+        return batch
+
+    def _begin(self, lane: Lane) -> Cursor:
+        """Return where to look: the head, or for a second at most the cursor."""
+        if lane.cursor is not HEAD and time.monotonic() - lane.cursor_since > CURSOR_SECONDS_MAX:
+            lane.cursor = HEAD
+        if lane.cursor is not HEAD:
+            self._metrics.cursor_leases.labels(self._metrics.queue(lane.queue)).inc()
+        return lane.cursor
+
+    def _move_cursor(self, lane: Lane, batch: LeaseBatch | None, limit: int, begin: Cursor, seconds: float) -> None:
+        """Switch to the cursor when a short lease was slow, and back when the cursor finds nothing."""
+        if batch is None:
+            if begin is not HEAD:
+                lane.cursor = HEAD
+                lane.heat += 1
+            return
+        is_slow = len(batch.jobs) < limit and seconds > SLOW_LEASE_SECONDS
+        if begin is HEAD and not is_slow:
+            return
+        last = batch.jobs[-1]
+        run_at = datetime.fromtimestamp(last.run_at_us / 1_000_000, UTC) - CURSOR_OVERLAP
+        if begin is HEAD:
+            lane.cursor_since = time.monotonic()
+        lane.cursor = Cursor(-last.priority, run_at, UUID(int=0))
+
+    async def _deliver(self, lane: Lane, stream: Stream, batch: LeaseBatch) -> None:
+        count = len(batch.jobs)
+        self._metrics.jobs_leased.labels(self._metrics.queue(lane.queue)).inc(count)
+        self._metrics.lease_batch.observe(count)
+        for job in batch.jobs[:1]:
+            self._metrics.wait_seconds.observe((batch.leased_at_us - job.run_at_us) / 1_000_000)
+        await self._add_checkpoints(batch)
+        stream.sent_total += count
+        if stream.slots.get(lane.queue):
+            stream.held[lane.queue] = stream.held.get(lane.queue, 0) + count
+        stream.deliver(batch)
+
+    async def _add_checkpoints(self, batch: LeaseBatch) -> None:
+        """Fetch what earlier attempts stored; a first delivery has nothing."""
+        again = [job.job_id for job in batch.jobs if job.deliveries > 1]
+        if again:
+            notes = await history.find_notes(self._pool, again)
+            batch.checkpoints.update({key: note.checkpoint for key, note in notes.items() if note.checkpoint})
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(self._poll_seconds)
+            cold = [queue for queue, lanes in self._by_queue.items() if any(_is_waiting(lane) for lane in lanes)]
+            if not cold:
+                continue
+            try:
+                due = await queues.find_due_queues(self._pool, cold)
+            except QuorraError as error:
+                log.warning("poll_failed", error=error.message)
+                continue
+            self._hear(Hint(queues=due))
+
+    def _lane(self, queue: str, types: frozenset[str] | None) -> Lane:
+        lane = self._lanes.get((queue, types))
+        if lane is None:
+            lane = self._lanes[queue, types] = Lane(queue, types)
+            self._by_queue.setdefault(queue, []).append(lane)
+            self._hot.add(lane)
+        return lane
+
+    def _forget_lane(self, lane: Lane) -> None:
+        del self._lanes[lane.queue, lane.types]
+        self._by_queue[lane.queue].remove(lane)
+        if not self._by_queue[lane.queue]:
+            del self._by_queue[lane.queue]
+        self._hot.discard(lane)
+
+
+def _is_waiting(lane: Lane) -> bool:
+    """Say whether a lane is cold while somebody could take its jobs."""
+    return not lane.is_hot and any(stream.free > 0 for stream in lane.ready)

@@ -1,0 +1,42 @@
+"""Expiry: jobs of workers that fell silent go back to their queue."""
+
+import structlog
+
+from quorra_server.observability.metrics import Metrics
+from quorra_server.services.wakeups import Wakeups
+from quorra_server.storage import leases
+from quorra_server.storage.database import Pool
+
+log = structlog.get_logger(__name__)
+
+# Half a second keeps "leased again by its expiry + 2 s" with room for a slow round.
+INTERVAL_SECONDS = 0.5
+BATCHES_MAX = 50
+
+
+class ExpireLeases:
+    """Ends overdue leases, on any server: batches that another one works on are passed by."""
+
+    def __init__(self, pool: Pool, wakeups: Wakeups, metrics: Metrics) -> None:
+        """Take the pool to write through, and whom to tell."""
+        self._pool = pool
+        self._wakeups = wakeups
+        self._metrics = metrics
+
+    async def run_once(self) -> bool:
+        """End at most `BATCHES_MAX` overdue lease batches; say whether there were any."""
+        expired = await leases.expire_leases(self._pool, limit=BATCHES_MAX)
+        for lease in expired:
+            label = self._metrics.queue(lease.queue)
+            self._metrics.leases_expired.labels(label).inc()
+            if lease.started:
+                self._metrics.jobs_processed.labels(label).inc()
+                self._metrics.jobs_failed.labels(label).inc()
+            if lease.is_dead:
+                self._metrics.jobs_dead.labels(label).inc()
+            if lease.run_at is not None:
+                self._wakeups.work_due(lease.queue, lease.run_at.timestamp())
+        self._wakeups.jobs_ended([lease.job_id for lease in expired if lease.is_dead])
+        if expired:
+            log.info("leases_expired", count=len(expired), started=sum(lease.started for lease in expired))
+        return bool(expired)

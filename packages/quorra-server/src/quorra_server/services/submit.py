@@ -1,0 +1,174 @@
+"""Submitting: jobs come in and are durable when the caller gets its answer.
+
+Single submissions that wait while an insert runs share the next one (group commit); each caller still gets its own answer,
+after the commit that holds its job, and its own error.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from quorra_server.domain.errors import Conflict, KeyReused
+from quorra_server.domain.job import JobDetails, NewJob, SubmittedJob
+from quorra_server.domain.states import JobStatus
+from quorra_server.observability.metrics import Metrics
+from quorra_server.services.wakeups import Wakeups
+from quorra_server.storage import jobs as store
+from quorra_server.storage import keys
+from quorra_server.storage.database import Executor, Pool
+from quorra_server.storage.keys import Key
+
+GROUP_MAX = 1_000
+# While one insert waits for its commit, the next one already runs.
+STATEMENTS_AT_ONCE = 2
+CLAIM_ROUNDS_MAX = 3
+
+
+class SubmitService:
+    """Accepts validated jobs, alone or in batches."""
+
+    def __init__(self, pool: Pool, wakeups: Wakeups, metrics: Metrics) -> None:
+        """Take the pool to write through, and whom to tell."""
+        self._pool = pool
+        self._wakeups = wakeups
+        self._metrics = metrics
+        self._waiting: list[tuple[NewJob, asyncio.Future[SubmittedJob]]] = []
+        self._runners: set[asyncio.Task[None]] = set()
+
+    async def submit_job(self, job: NewJob, principal: str) -> SubmittedJob:
+        """Record one job; shares its insert with whoever submits at the same time.
+
+        Raises:
+            KeyReused: The id or the idempotency key belongs to another job.
+            Conflict: The job that holds the key went away this moment; repeating is safe.
+            StorageUnavailable: See its message whether repeating needs a key to be safe.
+        """
+        if job.unique_key or job.request_key or job.id_is_callers:
+            return (await self.submit_jobs([job], principal))[0]
+        answer: asyncio.Future[SubmittedJob] = asyncio.get_running_loop().create_future()
+        self._waiting.append((job, answer))
+        if len(self._runners) < STATEMENTS_AT_ONCE:
+            runner = asyncio.create_task(self._run())
+            self._runners.add(runner)
+            runner.add_done_callback(self._runners.discard)
+        return await answer
+
+    async def submit_jobs(self, jobs: Sequence[NewJob], principal: str) -> list[SubmittedJob]:
+        """Record jobs, all or none of them, and answer in the order given.
+
+        A job that existed already (same id, unique key or idempotency key) is answered with the existing one.
+
+        Raises:
+            KeyReused: An id or an idempotency key belongs to another job; nothing was recorded.
+            StorageUnavailable: See its message whether repeating needs a key to be safe.
+        """
+        if not jobs:
+            return []
+        if any(job.unique_key or job.request_key or job.id_is_callers for job in jobs):
+            async with self._pool.transaction() as transaction:
+                answers, created = await self._submit_careful(transaction, jobs, principal)
+        else:
+            created = await store.submit_jobs(self._pool, jobs)
+            answers = [SubmittedJob(job.id, JobStatus.PENDING, created[job.id]) for job in jobs]
+        self._follow_up([job for job in jobs if job.id in created], created)
+        return answers
+
+    async def _run(self) -> None:
+        while self._waiting:
+            group, self._waiting = self._waiting[:GROUP_MAX], self._waiting[GROUP_MAX:]
+            try:
+                created = await store.submit_jobs(self._pool, [job for job, _ in group])
+            except Exception as error:
+                # Whatever went wrong belongs to the callers; this task serves others too.
+                for _, answer in group:
+                    if not answer.done():
+                        answer.set_exception(error)
+                continue
+            for job, answer in group:
+                if not answer.done():
+                    answer.set_result(SubmittedJob(job.id, JobStatus.PENDING, created[job.id]))
+            self._follow_up([job for job, _ in group], created)
+
+    def _follow_up(self, jobs: Sequence[NewJob], due: dict[UUID, datetime]) -> None:
+        counts: dict[str, int] = {}
+        ready: set[str] = set()
+        for job in jobs:
+            counts[job.queue] = counts.get(job.queue, 0) + 1
+            if job.delay_ms or job.run_at:
+                self._wakeups.work_due(job.queue, due[job.id].timestamp())
+            else:
+                ready.add(job.queue)
+        for queue, count in counts.items():
+            self._metrics.jobs_created.labels(self._metrics.queue(queue)).inc(count)
+        self._metrics.submit_batch.observe(len(jobs))
+        self._wakeups.work_ready(ready)
+
+    async def _submit_careful(
+        self, transaction: Executor, jobs: Sequence[NewJob], principal: str
+    ) -> tuple[list[SubmittedJob], dict[UUID, datetime]]:
+        """Submit jobs that may exist already; returns the answers and when the new ones are due."""
+        merged = await _claim_keys(transaction, jobs, principal)
+        fresh = _distinct([job for job in jobs if job.id not in merged])
+        created = await store.submit_jobs(transaction, fresh)
+        wanted = {job.id: merged.get(job.id, job.id) for job in jobs}
+        known_ids = {wanted[job.id] for job in jobs} - set(created)
+        existing = {job.id: job for job in await store.get_jobs(transaction, list(known_ids))}
+        answers = [_answer(job, created, existing.get(wanted[job.id]), wanted[job.id]) for job in jobs]
+        return answers, created
+
+
+async def _claim_keys(executor: Executor, jobs: Sequence[NewJob], principal: str) -> dict[UUID, UUID]:
+    """Claim the keys of jobs; returns, for each job whose key is taken, the job that has it.
+
+    Idempotency keys come first: a repeated request must find its own first try, not trip over its unique key.
+    """
+    merged: dict[UUID, UUID] = {}
+    for keyed in (_request_keys(jobs, principal), _unique_keys(jobs)):
+        claims = [(key, job_id) for key, job_id in keyed if job_id not in merged]
+        if not claims:
+            continue
+        holders = await _holders_after_claim(executor, claims)
+        merged.update({job_id: holders[key] for key, job_id in claims if holders[key] != job_id})
+    return merged
+
+
+async def _holders_after_claim(executor: Executor, claims: Sequence[tuple[Key, UUID]]) -> dict[Key, UUID]:
+    """Claim keys and return who holds each of them now.
+
+    A holder may end, and free its key, between the claim that it won and the look at who won: then the claim is repeated.
+    """
+    wanted = {key for key, _ in claims}
+    for _ in range(CLAIM_ROUNDS_MAX):
+        await keys.claim_keys(executor, claims)
+        holders = await keys.find_keys(executor, list(wanted))
+        if wanted <= holders.keys():
+            return holders
+    raise Conflict("The key changes hands too quickly; repeat the request.", field="unique_key")
+
+
+def _request_keys(jobs: Sequence[NewJob], principal: str) -> list[tuple[Key, UUID]]:
+    return [(Key(keys.request_scope(principal), job.request_key), job.id) for job in jobs if job.request_key]
+
+
+def _unique_keys(jobs: Sequence[NewJob]) -> list[tuple[Key, UUID]]:
+    return [(Key(keys.LIVE_SCOPE, job.unique_key), job.id) for job in jobs if job.unique_key]
+
+
+def _distinct(jobs: Sequence[NewJob]) -> list[NewJob]:
+    return list({job.id: job for job in reversed(jobs)}.values())[::-1]
+
+
+def _answer(job: NewJob, created: dict[UUID, datetime], existing: JobDetails | None, wanted_id: UUID) -> SubmittedJob:
+    if existing is None:
+        if wanted_id not in created:
+            raise Conflict("The job that had this key was removed this moment; repeat the request.")
+        return SubmittedJob(wanted_id, JobStatus.PENDING, created[wanted_id], existing=wanted_id != job.id)
+    same_work = (job.type, job.queue, job.payload) == (existing.type, existing.queue, existing.payload)
+    if not same_work and (job.request_key or existing.id == job.id):
+        raise KeyReused(
+            f"This id or idempotency key belongs to job {existing.id}, which has another type, queue or payload. "
+            "Use a new key for new work.",
+            field="id" if existing.id == job.id else "Idempotency-Key",
+        )
+    return SubmittedJob(existing.id, existing.status, existing.run_at, existing=True)
