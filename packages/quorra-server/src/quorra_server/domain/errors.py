@@ -146,3 +146,10 @@ class OutcomeUnknown(StorageUnavailable):
 
     code = "outcome_unknown"
     title = "It is not known whether the write happened"
+
+
+class SchemaTooNew(StorageUnavailable):
+    """The database was migrated by a newer server; run that version, or a later one."""
+
+    code = "schema_too_new"
+    title = "The database belongs to a newer server"

@@ -89,6 +89,10 @@ class LeaseBatch:
     jobs: list[LeasedJob]
     checkpoints: dict[UUID, str] = field(default_factory=dict)
 
+    def lease_ids(self) -> list[LeaseId]:
+        """Return the right to report on each job."""
+        return [LeaseId(self.batch, job.ordinal, job.job_id, self.secret) for job in self.jobs]
+
 
 class Report(NamedTuple):
     """What a worker says of one lease.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from quorra_server.domain.errors import StorageUnavailable
+from quorra_server.domain.errors import SchemaTooNew
 from quorra_server.storage.statements import MIGRATIONS_FOLDER, sql_files
 
 # Any constant: it only has to be the same in every server, so that one migrates and the others wait.
@@ -29,13 +29,6 @@ class Migration:
     number: int
     name: str
     sql: str
-
-
-class SchemaTooNew(StorageUnavailable):
-    """The database was migrated by a newer server; run that version, or a later one."""
-
-    code = "schema_too_new"
-    title = "The database belongs to a newer server"
 
 
 def migrations() -> list[Migration]:

@@ -1,0 +1,73 @@
+"""JSON as it is kept: the text stays exactly as it was sent, and what no reader could use is refused at the door."""
+
+import re
+
+import msgspec
+
+from quorra_server.domain.errors import FieldProblem, InvalidRequest, PayloadTooLarge
+
+# A backslash-u escape of NUL, or of one half of a surrogate pair without the other.
+_ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+_PAIR = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+_HALF = re.compile(r"(?<!\\)(?:\\\\)*\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+_OPENING = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
+
+
+def checked_json(
+    text: bytes | str, field: str, *, bytes_max: int, depth_max: int = 64, object_only: bool = False
+) -> str:
+    """Return a JSON text unchanged, if it is one that every reader can use.
+
+    Raises:
+        InvalidRequest: Not JSON, or too deep, or with a character that cannot be stored; or not an object if one is needed.
+        PayloadTooLarge: More than `bytes_max` bytes.
+    """
+    raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    if len(raw) > bytes_max:
+        raise PayloadTooLarge(f"{field} has {len(raw):,} bytes; at most {bytes_max:,} are taken.", field=field)
+    try:
+        decoded_text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _refused(field, f"{field} is not valid UTF-8 (byte {error.start}); encode it as UTF-8.") from error
+    if raw.count(b"[") + raw.count(b"{") > depth_max and _depth(decoded_text) > depth_max:
+        raise _refused(field, f"{field} is nested deeper than {depth_max} levels; flatten it.")
+    _check_syntax(raw, field, object_only=object_only)
+    if b"\\u" in raw:
+        _check_escapes(decoded_text, field)
+    return decoded_text
+
+
+def _check_syntax(raw: bytes, field: str, *, object_only: bool) -> None:
+    if object_only and not raw.lstrip(b" \t\r\n").startswith(b"{"):
+        raise _refused(field, f'{field} needs to be a JSON object, such as {{"to": "a@b.c"}}.')
+    try:
+        msgspec.json.decode(raw, type=msgspec.Raw)
+        msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError) as error:
+        if "out of range" in str(error):
+            # A number past every float is legal JSON, and is kept as it is written.
+            return
+        raise _refused(field, f"{field} is not valid JSON: {error}.") from error
+
+
+def _check_escapes(text: str, field: str) -> None:
+    if _ESCAPED_NUL.search(text):
+        raise _refused(field, f"{field} has a NUL character (\\u0000), which cannot be stored; remove it.")
+    if _HALF.search(_PAIR.sub("", text)):
+        raise _refused(field, f"{field} has half of a surrogate pair, which is no character; send both halves.")
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for match in _OPENING.finditer(text):
+        character = match.group()
+        if character in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in "]}":
+            depth -= 1
+    return deepest
+
+
+def _refused(field: str, message: str) -> InvalidRequest:
+    return InvalidRequest(message, problems=[FieldProblem(field, message)])

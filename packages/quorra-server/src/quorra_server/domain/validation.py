@@ -1,0 +1,221 @@
+"""From what a client said to a job that can be stored: every problem is found at once, each with its field and remedy."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, get_args
+from uuid import UUID
+
+from quorra_server.domain.errors import FieldProblem, InvalidRequest
+from quorra_server.domain.ids import new_job_id
+from quorra_server.domain.job import NewJob
+from quorra_server.domain.json_text import checked_json
+from quorra_server.domain.limits import Limits
+from quorra_server.domain.retry import Backoff, BackoffKind
+
+INT32 = (-(2**31), 2**31 - 1)
+RETRIES_DEFAULT = 3
+YEARS = (2000, 9000)
+BACKOFF_KINDS = get_args(BackoffKind)
+
+
+@dataclass(frozen=True, slots=True)
+class JobDraft:
+    """What a client may say of a job; None means that it said nothing."""
+
+    type: str | None = None
+    payload: bytes | str | None = None
+    id: str | None = None
+    queue: str | None = None
+    priority: int = 0
+    delay_ms: int | None = None
+    run_at: datetime | None = None
+    max_retries: int | None = None
+    unique_key: str | None = None
+    tags: Sequence[str] = ()
+    backoff: Mapping[str, Any] | None = None
+    timeout_ms: int | None = None
+    request_key: str | None = None
+
+
+class _Problems:
+    """Collects what is wrong with one draft."""
+
+    __slots__ = ("_path", "found")
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.found: list[FieldProblem] = []
+
+    def add(self, field: str, message: str) -> None:
+        self.found.append(FieldProblem(self._path + field, message))
+
+
+def validate_job(draft: JobDraft, limits: Limits, *, path: str = "") -> NewJob:
+    """Return the job of a draft.
+
+    Args:
+        path: Put before each field that is named in a problem, such as `jobs[3].`.
+
+    Raises:
+        InvalidRequest: With every problem found.
+        PayloadTooLarge: The payload is over its limit.
+    """
+    problems = _Problems(path)
+    job_id, is_callers = _id(draft.id, problems)
+    name = _text(draft.type, "type", limits.name_characters_max, problems, is_required=True)
+    queue = _text(draft.queue, "queue", limits.name_characters_max, problems) if draft.queue is not None else "default"
+    payload = _payload(draft.payload, limits, path, problems)
+    _range(draft.priority, "priority", *INT32, problems)
+    retries = RETRIES_DEFAULT if draft.max_retries is None else draft.max_retries
+    _range(retries, "max_retries", 0, limits.retries_max, problems)
+    _when(draft, limits, problems)
+    _range(draft.timeout_ms or 0, "timeout", 0, limits.timeout_seconds_max * 1000, problems, "milliseconds")
+    for field, key in (("unique_key", draft.unique_key), ("Idempotency-Key", draft.request_key)):
+        if key is not None:
+            _text(key, field, limits.name_characters_max, problems)
+    _tags(draft.tags, limits, problems)
+    backoff = None if draft.backoff is None else _backoff(draft.backoff, limits, problems)
+    if problems.found:
+        raise InvalidRequest(problems.found[0].message, problems=problems.found)
+    return NewJob(
+        id=job_id,
+        type=name,
+        payload=payload,
+        queue=queue,
+        priority=draft.priority,
+        max_retries=retries,
+        delay_ms=draft.delay_ms or 0,
+        run_at=draft.run_at,
+        timeout_ms=draft.timeout_ms or 0,
+        tags=tuple(draft.tags),
+        backoff=backoff,
+        unique_key=draft.unique_key,
+        request_key=draft.request_key,
+        id_is_callers=is_callers,
+    )
+
+
+def validate_backoff(given: Mapping[str, Any], limits: Limits) -> Backoff:
+    """Return a back-off rule, of a queue or a job.
+
+    Raises:
+        InvalidRequest: With every problem found.
+    """
+    problems = _Problems("")
+    backoff = _backoff(given, limits, problems)
+    if problems.found:
+        raise InvalidRequest(problems.found[0].message, problems=problems.found)
+    return backoff
+
+
+def validate_name(value: str, field: str, limits: Limits) -> str:
+    """Return a queue's or a type's name as it is.
+
+    Raises:
+        InvalidRequest: It is empty, too long, or has control characters.
+    """
+    problems = _Problems("")
+    _text(value, field, limits.name_characters_max, problems)
+    if problems.found:
+        raise InvalidRequest(problems.found[0].message, problems=problems.found)
+    return value
+
+
+def parse_id(text: str, field: str = "id") -> UUID:
+    """Return the id that a text spells.
+
+    Raises:
+        InvalidRequest: It is not a UUID in its usual form.
+    """
+    try:
+        # UUID() also takes braces, URNs and missing hyphens; one spelling keeps ids comparable as text.
+        job_id = UUID(text)
+    except ValueError:
+        job_id = None
+    if job_id is None or str(job_id) != text.lower():
+        message = f"{field} is not a UUID; use its usual form, such as 019ab3f0-7c1e-7000-8000-000000000000."
+        raise InvalidRequest(message, problems=[FieldProblem(field, message)])
+    return job_id
+
+
+def _id(text: str | None, problems: _Problems) -> tuple[UUID, bool]:
+    if text is None:
+        return new_job_id(), False
+    try:
+        return parse_id(text), True
+    except InvalidRequest as error:
+        problems.add("id", error.message)
+        return new_job_id(), True
+
+
+def _text(value: str | None, field: str, characters_max: int, problems: _Problems, *, is_required: bool = False) -> str:
+    if value is None or (is_required and not value):
+        problems.add(field, f"{field} is missing; give 1 to {characters_max} characters.")
+        return ""
+    if not 1 <= len(value) <= characters_max:
+        problems.add(field, f"{field} has {len(value)} characters; give 1 to {characters_max}.")
+    elif not value.isprintable():
+        problems.add(field, f"{field} has control or unprintable characters; use printable ones.")
+    return value
+
+
+def _payload(payload: bytes | str | None, limits: Limits, path: str, problems: _Problems) -> str:
+    if payload is None or payload == b"":
+        problems.add("payload", "payload is missing; give a JSON object, {} if there is nothing to say.")
+        return ""
+    try:
+        return checked_json(
+            payload,
+            f"{path}payload",
+            bytes_max=limits.payload_bytes_max,
+            depth_max=limits.json_depth_max,
+            object_only=True,
+        )
+    except InvalidRequest as error:
+        problems.found.extend(error.problems)
+        return ""
+
+
+def _range(value: int, field: str, low: int, high: int, problems: _Problems, unit: str = "") -> None:
+    if not low <= value <= high:
+        problems.add(field, f"{field} is {value}; use {low} to {high}{' ' + unit if unit else ''}.")
+
+
+def _when(draft: JobDraft, limits: Limits, problems: _Problems) -> None:
+    if draft.delay_ms is not None and draft.run_at is not None:
+        problems.add("run_at", "run_at and delay exclude each other; give one of them.")
+    _range(draft.delay_ms or 0, "delay", 0, limits.delay_seconds_max * 1000, problems, "milliseconds (10 years)")
+    if draft.run_at is None:
+        return
+    if draft.run_at.tzinfo is None:
+        problems.add("run_at", "run_at has no offset from UTC; write it like 2026-01-31T08:00:00Z.")
+    elif not YEARS[0] <= draft.run_at.year <= YEARS[1]:
+        problems.add("run_at", f"run_at is in the year {draft.run_at.year}; use {YEARS[0]} to {YEARS[1]}.")
+    elif (draft.run_at - datetime.now(UTC)).total_seconds() > limits.delay_seconds_max + 86_400:
+        problems.add("run_at", "run_at is more than 10 years ahead; choose an earlier time.")
+
+
+def _tags(tags: Sequence[str], limits: Limits, problems: _Problems) -> None:
+    if len(tags) > limits.tags_max:
+        problems.add("tags", f"There are {len(tags)} tags; at most {limits.tags_max} are taken.")
+    for position, tag in enumerate(tags[: limits.tags_max]):
+        _text(tag, f"tags[{position}]", limits.tag_characters_max, problems)
+
+
+def _backoff(given: Mapping[str, Any], limits: Limits, problems: _Problems) -> Backoff:
+    kind = given.get("kind", "exponential")
+    base = given.get("base_seconds", 2.0)
+    longest = given.get("max_seconds", 3600.0)
+    jitter = given.get("jitter", 0.0)
+    if kind not in BACKOFF_KINDS:
+        problems.add("backoff.kind", f"backoff.kind is {kind!r}; use one of {', '.join(BACKOFF_KINDS)}.")
+    for field, value, low, high in (
+        ("base_seconds", base, 0.001, float(limits.backoff_seconds_max)),
+        ("max_seconds", longest, 0.001, float(limits.backoff_seconds_max)),
+        ("jitter", jitter, 0.0, 1.0),
+    ):
+        if not (math.isfinite(value) and low <= value <= high):
+            problems.add(f"backoff.{field}", f"backoff.{field} is {value}; use {low:g} to {high:g}.")
+    return Backoff(kind=kind, base_seconds=float(base), max_seconds=float(longest), jitter=float(jitter))

@@ -1,0 +1,1 @@
+"""The doors: REST, gRPC and the dashboard. They translate and decide nothing."""

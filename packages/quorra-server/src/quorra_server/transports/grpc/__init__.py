@@ -1,0 +1,1 @@
+"""The gRPC door: workers and producers in any language."""

@@ -1,0 +1,217 @@
+"""Between the wire's messages and the domain's values."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from quorra_proto.v1 import quorra_pb2 as pb
+
+from quorra_server.domain.errors import InvalidRequest, PayloadTooLarge
+from quorra_server.domain.job import JobDetails, LeaseBatch, LeaseId, Report, Settled, SubmittedJob
+from quorra_server.domain.json_text import checked_json
+from quorra_server.domain.limits import Limits
+from quorra_server.domain.states import OutcomeKind
+from quorra_server.domain.validation import JobDraft
+from quorra_server.services.lease_ids import decode_lease_id, encode_lease_id, lease_id_tail, text_of
+from quorra_server.services.settle import lease_was_lost
+
+ERROR_CHARACTERS_MAX = 16 * 1024
+LIMITS = Limits()
+MILLISECONDS_MAX = 10 * 365 * 86_400_000
+
+
+def job_messages(batch: LeaseBatch) -> list[pb.Job]:
+    """Return the jobs of a lease batch as they travel."""
+    tail = lease_id_tail(batch.batch, batch.secret)
+    leased_at = _timestamp_us(batch.leased_at_us)
+    checkpoints = batch.checkpoints
+    messages = []
+    for job in batch.jobs:
+        message = pb.Job(
+            id=str(job.job_id),
+            type=job.type,
+            payload=job.payload.encode(),
+            priority=job.priority,
+            attempts=job.attempts,
+            max_retries=job.max_retries,
+            run_at=_timestamp_us(job.run_at_us),
+            leased_at=leased_at,
+            created_at=_timestamp_us(job.created_at_us),
+            queue=job.queue,
+            lease_id=encode_lease_id(job.ordinal, job.job_id, tail),
+            lease_expires_in_ms=batch.lease_ms,
+            generation=job.generation,
+            deliveries=job.deliveries,
+            timeout_ms=job.timeout_ms,
+        )
+        if checkpoints and job.job_id in checkpoints:
+            message.checkpoint = checkpoints[job.job_id].encode()
+        messages.append(message)
+    return messages
+
+
+def _timestamp_us(microseconds: int) -> Timestamp:
+    return Timestamp(seconds=microseconds // 1_000_000, nanos=microseconds % 1_000_000 * 1000)
+
+
+def timestamp(moment: datetime | None) -> Timestamp | None:
+    """Return a moment as it travels; None stays absent."""
+    return None if moment is None else _timestamp_us(int(moment.timestamp() * 1_000_000))
+
+
+def moment(message: Timestamp, field: str) -> datetime:
+    """Return the moment of a timestamp message.
+
+    Raises:
+        InvalidRequest: It is outside the years 1 to 9999.
+    """
+    try:
+        return message.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidRequest("The time is out of range; use the years 1 to 9999.", field=field) from error
+
+
+def outcome_reports(message: pb.Reports) -> tuple[list[Report], list[pb.Refused]]:
+    """Return the outcomes among a worker's reports, and refusals of those that cannot be read.
+
+    Of several outcomes for one lease the first one counts.
+    """
+    reports: dict[LeaseId, Report] = {}
+    refused: list[pb.Refused] = []
+    for entry in _outcomes(message):
+        try:
+            report = _report(entry)
+        except (InvalidRequest, PayloadTooLarge) as error:
+            refused.append(pb.Refused(lease_id=entry.lease_id, reason=pb.REFUSAL_REASON_INVALID, outcome=error.message))
+        else:
+            reports.setdefault(report.lease, report)
+    return list(reports.values()), refused
+
+
+Outcome = pb.Succeeded | pb.Failed | pb.Released | pb.Snoozed | pb.Cancelled
+
+
+def _outcomes(message: pb.Reports) -> Iterable[Outcome]:
+    yield from message.succeeded
+    yield from message.failed
+    yield from message.released
+    yield from message.snoozed
+    yield from message.cancelled
+
+
+def _report(entry: Outcome) -> Report:
+    lease = decode_lease_id(entry.lease_id)
+    if isinstance(entry, pb.Succeeded):
+        return Report(lease, OutcomeKind.SUCCEEDED, _run_ms(entry.run_ms), result=json_text(entry.result, "result"))
+    if isinstance(entry, pb.Failed):
+        return Report(
+            lease,
+            OutcomeKind.FAILED,
+            _run_ms(entry.run_ms),
+            error=readable(entry.error) or "failed without a message",
+            error_kind=readable(entry.kind)[:255] or None,
+            delay_ms=_delay_ms(entry.retry_after_ms) if entry.HasField("retry_after_ms") else None,
+            non_retryable=entry.non_retryable,
+        )
+    if isinstance(entry, pb.Cancelled):
+        return Report(lease, OutcomeKind.CANCELLED, _run_ms(entry.run_ms), error=readable(entry.reason) or None)
+    kind = OutcomeKind.RELEASED if isinstance(entry, pb.Released) else OutcomeKind.SNOOZED
+    return Report(lease, kind, delay_ms=_delay_ms(entry.delay_ms), error=readable(entry.reason) or None)
+
+
+def json_text(raw: bytes, field: str) -> str | None:
+    """Return a result or a checkpoint as it is kept; empty means none.
+
+    Raises:
+        InvalidRequest: It is not JSON that every reader can use.
+        PayloadTooLarge: It is over its limit.
+    """
+    return checked_json(raw, field, bytes_max=LIMITS.result_bytes_max) if raw else None
+
+
+def _run_ms(value: int) -> int:
+    return min(max(value, 0), MILLISECONDS_MAX)
+
+
+def _delay_ms(value: int) -> int:
+    return min(max(value, 0), MILLISECONDS_MAX)
+
+
+def readable(text: str) -> str:
+    """Return a text that PostgreSQL can keep, cut to what is kept of an error."""
+    return text[:ERROR_CHARACTERS_MAX].replace("\x00", "\N{REPLACEMENT CHARACTER}")
+
+
+def refusal(settled: Settled) -> pb.Refused:
+    """Return what a worker is told of a report that did not decide."""
+    if lease_was_lost(settled):
+        reason = pb.REFUSAL_REASON_LEASE_LOST
+    elif settled.is_repeat:
+        reason = pb.REFUSAL_REASON_ALREADY_SETTLED_SAME
+    else:
+        reason = pb.REFUSAL_REASON_ALREADY_SETTLED_OTHER
+    return pb.Refused(
+        lease_id=text_of(settled.lease), reason=reason, outcome=settled.stands.value if settled.stands else ""
+    )
+
+
+def draft(spec: pb.JobSpec, request_key: str = "") -> JobDraft:
+    """Return a submission as a draft for validation."""
+    return JobDraft(
+        id=spec.id or None,
+        type=spec.type or None,
+        payload=spec.payload,
+        queue=spec.queue or None,
+        priority=spec.priority,
+        delay_ms=spec.delay_ms or None,
+        run_at=moment(spec.run_at, "run_at") if spec.HasField("run_at") else None,
+        max_retries=spec.max_retries if spec.HasField("max_retries") else None,
+        unique_key=spec.unique_key or None,
+        tags=tuple(spec.tags),
+        backoff=_backoff(spec.backoff) if spec.HasField("backoff") else None,
+        timeout_ms=spec.timeout_ms or None,
+        request_key=request_key or None,
+    )
+
+
+def _backoff(message: pb.Backoff) -> dict[str, Any]:
+    given = {
+        "kind": message.kind,
+        "base_seconds": message.base_seconds,
+        "max_seconds": message.max_seconds,
+        "jitter": message.jitter,
+    }
+    return {name: value for name, value in given.items() if value}
+
+
+def submitted(job: SubmittedJob) -> pb.SubmittedJob:
+    """Return the answer to one submission."""
+    return pb.SubmittedJob(id=str(job.id), status=job.status.value, run_at=timestamp(job.run_at), existing=job.existing)
+
+
+def details(job: JobDetails) -> pb.JobDetails:
+    """Return a whole job."""
+    return pb.JobDetails(
+        id=str(job.id),
+        type=job.type,
+        payload=job.payload.encode(),
+        queue=job.queue,
+        priority=job.priority,
+        status=job.status.value,
+        attempts=job.attempts,
+        deliveries=job.deliveries,
+        generation=job.generation,
+        max_retries=job.max_retries,
+        last_error=job.last_error or "",
+        result=(job.result or "").encode(),
+        created_at=timestamp(job.created_at),
+        updated_at=timestamp(job.updated_at),
+        run_at=timestamp(job.run_at),
+        leased_at=timestamp(job.leased_at),
+        started_at=timestamp(job.started_at),
+        finished_at=timestamp(job.finished_at),
+        lease_expires_at=timestamp(job.lease_expires_at),
+        leased_by=job.leased_by or "",
+        tags=job.tags,
+    )

@@ -1,0 +1,120 @@
+"""What every gRPC call passes: authentication on the way in, errors with status and code on the way out."""
+
+import inspect
+import json
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import structlog
+
+from quorra_server.domain.errors import InvalidRequest, QuorraError
+from quorra_server.transports.status import status_of
+
+log = structlog.get_logger(__name__)
+
+# Says which principal an API key belongs to; raises Unauthenticated.
+Authenticate = Callable[[str | None], str]
+
+OPEN_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")
+
+
+class CallContext:
+    """The context of one call, with the principal that made it."""
+
+    def __init__(self, context: Any, principal: str) -> None:
+        """Wrap the transport's context."""
+        self._context = context
+        self.principal = principal
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+
+class Door(grpc.aio.ServerInterceptor):
+    """Lets known keys in, and turns errors into statuses."""
+
+    def __init__(self, authenticate: Authenticate) -> None:
+        """Take what knows the keys."""
+        self._authenticate = authenticate
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        """Wrap the method that the call is for."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler_call_details.method.startswith(OPEN_SERVICES):
+            return handler
+        return self._wrap(handler, _key_of(handler_call_details.invocation_metadata))
+
+    def _wrap(self, handler: Any, key: str | None) -> grpc.RpcMethodHandler:
+        options = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.unary_unary:
+            return grpc.unary_unary_rpc_method_handler(self._answering(handler.unary_unary, key), **options)
+        if handler.unary_stream:
+            return grpc.unary_stream_rpc_method_handler(self._streaming(handler.unary_stream, key), **options)
+        method = handler.stream_stream
+        wrapped = self._streaming(method, key) if _yields(method) else self._answering(method, key)
+        return grpc.stream_stream_rpc_method_handler(wrapped, **options)
+
+    def _answering(self, method: Callable[..., Awaitable[Any]], key: str | None) -> Callable[..., Awaitable[Any]]:
+        async def call(request: Any, context: Any) -> Any:
+            try:
+                return await method(request, CallContext(context, self._authenticate(key)))
+            except Exception as error:
+                # Everything leaves as a status: an error of the contract with its code, a bug with an incident id.
+                await _abort(context, error)
+
+        return call
+
+    def _streaming(
+        self, method: Callable[..., AsyncIterator[Any]], key: str | None
+    ) -> Callable[..., AsyncIterator[Any]]:
+        async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+            try:
+                async for message in method(request, CallContext(context, self._authenticate(key))):
+                    yield message
+            except Exception as error:
+                # Everything leaves as a status: an error of the contract with its code, a bug with an incident id.
+                await _abort(context, error)
+
+        return call
+
+
+def _yields(method: Any) -> bool:
+    return inspect.isasyncgenfunction(getattr(method, "__func__", method))
+
+
+def _key_of(metadata: Any) -> str | None:
+    given = dict(metadata or ())
+    if "x-api-key" in given:
+        return str(given["x-api-key"])
+    scheme, _, token = str(given.get("authorization", "")).partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+async def _abort(context: Any, error: Exception) -> None:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if not isinstance(error, QuorraError):
+        incident = uuid.uuid4().hex[:12]
+        log.exception("incident", incident=incident)
+        await context.abort(
+            grpc.StatusCode.INTERNAL,
+            f"A bug of the server's; report incident {incident}.",
+            (("quorra-code", "internal"),),
+        )
+    assert isinstance(error, QuorraError)
+    problem: dict[str, Any] = {"code": error.code, "detail": error.message, "field": error.field}
+    if isinstance(error, InvalidRequest) and error.problems:
+        problem["errors"] = [{"field": found.field, "message": found.message} for found in error.problems[:20]]
+    trailing = [("quorra-code", error.code), ("quorra-problem-bin", json.dumps(problem).encode())]
+    if error.retry_after_seconds is not None:
+        trailing.append(("retry-after-ms", str(int(error.retry_after_seconds * 1000))))
+    await context.abort(status_of(error).grpc, error.message, tuple(trailing))

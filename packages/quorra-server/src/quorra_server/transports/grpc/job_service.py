@@ -1,0 +1,113 @@
+"""JobService: what producers and operators call over gRPC."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from quorra_proto.v1 import quorra_pb2 as pb
+from quorra_proto.v1 import quorra_pb2_grpc as pb_grpc
+
+from quorra_server.domain.errors import InvalidRequest
+from quorra_server.domain.limits import Limits
+from quorra_server.domain.states import JobStatus
+from quorra_server.domain.validation import parse_id, validate_job
+from quorra_server.services import Services
+from quorra_server.storage import jobs as store
+from quorra_server.storage import queues
+from quorra_server.storage.database import Database
+from quorra_server.storage.jobs import JobFilter
+from quorra_server.transports.grpc import convert
+from quorra_server.transports.pages import decode_cursor, encode_cursor
+
+PAGE_JOBS_DEFAULT = 50
+WAIT_MS_MAX = 60_000
+
+
+class JobService(pb_grpc.JobServiceServicer):
+    """Offers what REST offers to producers. Errors leave through the interceptor, with their status and code."""
+
+    def __init__(self, services: Services, database: Database, limits: Limits) -> None:
+        """Take the verbs, and the bounds of what may be submitted."""
+        self._services = services
+        self._database = database
+        self._limits = limits
+
+    async def SubmitJob(self, request: pb.SubmitJobRequest, context: Any) -> pb.SubmitJobResponse:
+        """Submit one job."""
+        job = validate_job(convert.draft(request.job, request.idempotency_key), self._limits, path="job.")
+        submitted = await self._services.submit.submit_job(job, context.principal)
+        return pb.SubmitJobResponse(job=convert.submitted(submitted))
+
+    async def SubmitJobs(self, request: pb.SubmitJobsRequest, context: Any) -> pb.SubmitJobsResponse:
+        """Submit a batch, all or nothing."""
+        if len(request.jobs) > self._limits.batch_jobs_max:
+            raise InvalidRequest(
+                f"There are {len(request.jobs):,} jobs; a batch takes {self._limits.batch_jobs_max:,}.", field="jobs"
+            )
+        jobs = [
+            validate_job(convert.draft(spec), self._limits, path=f"jobs[{position}].")
+            for position, spec in enumerate(request.jobs)
+        ]
+        submitted = await self._services.submit.submit_jobs(jobs, context.principal)
+        return pb.SubmitJobsResponse(jobs=[convert.submitted(job) for job in submitted])
+
+    async def ImportJobs(
+        self, request_iterator: AsyncIterator[pb.SubmitJobsRequest], context: Any
+    ) -> AsyncIterator[pb.SubmitJobsResponse]:
+        """Submit batch after batch, each all or nothing, answered in order."""
+        async for request in request_iterator:
+            yield await self.SubmitJobs(request, context)
+
+    async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.JobDetails:  # noqa: ARG002
+        """Read a job, perhaps after it ended."""
+        if not 0 <= request.wait_ms <= WAIT_MS_MAX:
+            raise InvalidRequest(f"wait_ms is {request.wait_ms}; use 0 to {WAIT_MS_MAX}.", field="wait_ms")
+        job = await self._services.wait.wait_for_end(parse_id(request.id), request.wait_ms / 1000)
+        return convert.details(job)
+
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:  # noqa: ARG002
+        """List jobs, newest first."""
+        size = request.page_size or PAGE_JOBS_DEFAULT
+        if not 1 <= size <= self._limits.page_jobs_max:
+            raise InvalidRequest(f"page_size is {size}; use 1 to {self._limits.page_jobs_max}.", field="page_size")
+        wanted = JobFilter(
+            status=_status(request.status),
+            queue=request.queue or None,
+            type=request.type or None,
+            tag=request.tag or None,
+        )
+        after = decode_cursor(request.page_token, "page_token") if request.page_token else None
+        positions = await store.list_jobs(self._database.main, wanted, limit=size, after=after)
+        jobs = await store.get_jobs(self._database.main, [position.job_id for position in positions])
+        token = encode_cursor(positions[-1]) if len(positions) == size else ""
+        return pb.ListJobsResponse(jobs=[convert.details(job) for job in jobs], next_page_token=token)
+
+    async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.JobDetails:  # noqa: ARG002
+        """Cancel a job."""
+        reason = convert.readable(request.reason) or None
+        return convert.details(await self._services.cancel.cancel_job(parse_id(request.id), reason))
+
+    async def RetryJob(self, request: pb.RetryJobRequest, context: Any) -> pb.JobDetails:  # noqa: ARG002
+        """Run a failed, delayed or dead job now."""
+        return convert.details(await self._services.retry.retry_job(parse_id(request.id)))
+
+    async def ListQueues(self, request: pb.ListQueuesRequest, context: Any) -> pb.ListQueuesResponse:  # noqa: ARG002
+        """Count jobs by queue and status."""
+        counts = await queues.count_queues(self._database.main)
+        return pb.ListQueuesResponse(
+            queues=[
+                pb.QueueCount(queue=queue, status=status.value, count=count)
+                for queue, by_status in counts.items()
+                for status, count in by_status.items()
+                if count
+            ]
+        )
+
+
+def _status(text: str) -> JobStatus | None:
+    if not text:
+        return None
+    try:
+        return JobStatus(text)
+    except ValueError as error:
+        names = ", ".join(status.value for status in JobStatus)
+        raise InvalidRequest(f"status is {text!r}; use one of {names}.", field="status") from error

@@ -1,0 +1,275 @@
+"""One `Work` conversation: credit, starts and outcomes come in, jobs, receipts and notices go out.
+
+One task reads and one writes; everything that is to be written goes through a queue, because two writers on one stream
+break it. A stream that breaks does not free its leases: the worker may be alive behind a cut.
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc
+import structlog
+from quorra_proto.v1 import quorra_pb2 as pb
+
+from quorra_server.domain.errors import InvalidRequest, QuorraError
+from quorra_server.domain.job import LeaseBatch, Report
+from quorra_server.domain.states import OutcomeKind
+from quorra_server.services import Services
+from quorra_server.services.dispatch import Stream, Subscription
+from quorra_server.services.lease_ids import decode_lease_id
+from quorra_server.storage import history
+from quorra_server.storage.database import Database
+from quorra_server.storage.history import LogLine, Note
+from quorra_server.transports.grpc import convert
+
+log = structlog.get_logger(__name__)
+
+PINGS_MISSED_MAX = 3
+# A worker that does not read is dropped before its unread messages fill the memory.
+UNSENT_MESSAGES_MAX = 1_000
+JOBS_PER_MESSAGE = 500
+LOG_CHARACTERS_MAX = 4 * 1024
+LOG_LINES_PER_ATTEMPT_MAX = 1_000
+SETTLE_TRIES_PAUSE_SECONDS = (0.05, 0.5)
+
+Context = grpc.aio.ServicerContext[pb.WorkerMessage, pb.ServerMessage]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTerms:
+    """What the server grants a stream, after it clamped the worker's wishes."""
+
+    worker: str
+    boot_id: str
+    principal: str
+    subscriptions: Sequence[Subscription]
+    types: Sequence[str]
+    lease_ms: int
+    ping_seconds: float
+
+
+class WorkStream:
+    """The server's side of one stream."""
+
+    def __init__(self, context: Context, services: Services, database: Database, terms: StreamTerms) -> None:
+        """Take the conversation after its `Hello`."""
+        self._context = context
+        self._services = services
+        self._database = database
+        self._terms = terms
+        self._unsent: asyncio.Queue[pb.ServerMessage] = asyncio.Queue(UNSENT_MESSAGES_MAX)
+        self._heard_at = time.monotonic()
+        self._queue_of_batch: dict[int, str] = {}
+        self._unsettled: dict[int, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._next_receipt = 0
+        self._answered: set[int] = set()
+        self._log_positions: dict[tuple[int, int], int] = defaultdict(int)
+        self.stream = Stream(
+            worker=terms.worker,
+            principal=terms.principal,
+            lease_ms=terms.lease_ms,
+            subscriptions=terms.subscriptions,
+            types=terms.types,
+            deliver=self._deliver,
+            end_leases=self._end_leases,
+        )
+
+    async def run(self, welcome: pb.Welcome) -> None:
+        """Hold the conversation until one side ends it."""
+        self._send(pb.ServerMessage(welcome=welcome))
+        self._services.dispatcher.open_stream(self.stream, self._terms.subscriptions)
+        reader = asyncio.create_task(self._read())
+        others = [asyncio.create_task(self._write()), asyncio.create_task(self._ping())]
+        try:
+            done, _ = await asyncio.wait([reader, *others], return_when=asyncio.FIRST_COMPLETED)
+            if reader in done:
+                await self._finish_reports()
+            for task in done:
+                task.result()
+        finally:
+            self._services.dispatcher.close_stream(self.stream)
+            for task in (reader, *others):
+                task.cancel()
+            await asyncio.gather(reader, *others, return_exceptions=True)
+            await self._services.starts.flush()
+
+    def drain(self, message: str) -> None:
+        """Tell the worker to reconnect elsewhere and finish what runs."""
+        self._send(pb.ServerMessage(notice=pb.Notice(drain=True, message=message)))
+
+    async def finish_sending(self) -> None:
+        """Wait until everything that was said is written."""
+        await self._unsent.join()
+
+    def _send(self, message: pb.ServerMessage) -> None:
+        try:
+            self._unsent.put_nowait(message)
+        except asyncio.QueueFull:
+            log.warning("worker_does_not_read", worker=self._terms.worker)
+            self._context.cancel()  # type: ignore[attr-defined]
+
+    async def _write(self) -> None:
+        while True:
+            message = await self._unsent.get()
+            await self._context.write(message)
+            self._unsent.task_done()
+
+    async def _ping(self) -> None:
+        nonce = 0
+        while time.monotonic() - self._heard_at < PINGS_MISSED_MAX * self._terms.ping_seconds:
+            await asyncio.sleep(self._terms.ping_seconds)
+            nonce += 1
+            self._send(pb.ServerMessage(ping=pb.Ping(nonce=nonce)))
+        log.info("worker_stream_silent", worker=self._terms.worker)
+
+    async def _read(self) -> None:
+        while (message := await self._context.read()) is not grpc.aio.EOF:
+            self._heard_at = time.monotonic()
+            kind = message.WhichOneof("message")
+            if kind == "reports":
+                self._take_reports(message.reports)
+            elif kind == "credit":
+                self._services.dispatcher.grant(self.stream, message.credit.granted_total)
+            elif kind == "goodbye":
+                self._services.dispatcher.close_stream(self.stream)
+            elif kind == "hello":
+                raise InvalidRequest("Hello is the first message of a stream, and only the first.", field="hello")
+
+    def _deliver(self, batch: LeaseBatch) -> None:
+        if not self.stream.is_open:
+            self._track(self._give_back(batch))
+            return
+        self._queue_of_batch[batch.batch] = batch.queue
+        self._unsettled[batch.batch] = len(batch.jobs)
+        messages = convert.job_messages(batch)
+        for start in range(0, len(messages), JOBS_PER_MESSAGE):
+            self._send(pb.ServerMessage(jobs=pb.Jobs(jobs=messages[start : start + JOBS_PER_MESSAGE])))
+
+    async def _give_back(self, batch: LeaseBatch) -> None:
+        """Release what was leased for a stream that closed meanwhile; it was never sent."""
+        reports = [
+            Report(lease, OutcomeKind.RELEASED, error="the worker left before it was sent the job")
+            for lease in batch.lease_ids()
+        ]
+        with contextlib.suppress(QuorraError):  # they come back when the lease runs out
+            await self._services.settle.settle_attempts(reports, self._terms.principal)
+
+    def _end_leases(self, lease_ids: Sequence[str]) -> None:
+        ended = []
+        for text in lease_ids:
+            with contextlib.suppress(InvalidRequest):  # a hint from elsewhere that is not ours
+                if decode_lease_id(text).batch in self._queue_of_batch:
+                    ended.append(pb.LeaseEnded(lease_id=text, reason="cancelled"))
+        if ended:
+            self._send(pb.ServerMessage(notice=pb.Notice(ended=ended)))
+
+    def _take_reports(self, message: pb.Reports) -> None:
+        reports, refused = convert.outcome_reports(message)
+        self._services.starts.forget(report.lease for report in reports)
+        for entry in message.started:
+            with contextlib.suppress(InvalidRequest):  # a start decides nothing: its outcome will be refused
+                self._services.starts.add(decode_lease_id(entry.lease_id), self._terms.principal, max(entry.ago_ms, 0))
+        if message.progress or message.checkpoints or message.logs:
+            self._track(self._keep_notes(message))
+        self._track(self._settle(message.sequence, reports, refused))
+
+    def _track(self, work: "asyncio._CoroutineLike[None]") -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _settle(self, sequence: int, reports: list[Report], refused: list[pb.Refused]) -> None:
+        """Settle one message's outcomes, however long the database is away, and then send its receipt."""
+        pause = SETTLE_TRIES_PAUSE_SECONDS[0]
+        while reports:
+            try:
+                settled = await self._services.settle.settle_attempts(reports, self._terms.principal)
+                break
+            except QuorraError as error:
+                if not self.stream.is_open:
+                    return
+                log.warning("settle_failed", worker=self._terms.worker, reports=len(reports), error=error.message)
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+                pause = min(pause * 2, SETTLE_TRIES_PAUSE_SECONDS[1])
+        else:
+            settled = []
+        refused.extend(convert.refusal(answer) for answer in settled if not answer.accepted)
+        self._forget_settled(reports)
+        self._receipt(sequence, refused)
+
+    def _forget_settled(self, reports: Sequence[Report]) -> None:
+        counts: dict[int, int] = defaultdict(int)
+        for report in reports:
+            counts[report.lease.batch] += 1
+        for batch, count in counts.items():
+            queue = self._queue_of_batch.get(batch)
+            if queue is None:
+                continue
+            self._services.dispatcher.settled(self.stream, queue, count)
+            self._unsettled[batch] -= count
+            if self._unsettled[batch] <= 0:
+                del self._unsettled[batch], self._queue_of_batch[batch]
+
+    def _receipt(self, sequence: int, refused: Sequence[pb.Refused]) -> None:
+        """Send a receipt up to the last message before which none is open: a receipt covers all earlier ones."""
+        self._answered.add(sequence)
+        if not self._next_receipt:
+            self._next_receipt = min(self._answered)
+        while self._next_receipt in self._answered:
+            self._answered.discard(self._next_receipt)
+            self._next_receipt += 1
+        self._send(pb.ServerMessage(receipts=pb.Receipts(sequence=self._next_receipt - 1, refused=refused)))
+
+    async def _keep_notes(self, message: pb.Reports) -> None:
+        notes: dict[object, Note] = {}
+        lines: list[LogLine] = []
+        with contextlib.suppress(InvalidRequest):  # what cannot be read is not kept; it decides nothing
+            for entry in message.progress:
+                lease = decode_lease_id(entry.lease_id)
+                notes[lease.job_id] = Note(
+                    lease.job_id,
+                    progress_done=entry.done,
+                    progress_total=entry.total,
+                    progress_note=convert.readable(entry.note),
+                )
+            for point in message.checkpoints:
+                lease = decode_lease_id(point.lease_id)
+                said = notes.get(lease.job_id, Note(lease.job_id))
+                notes[lease.job_id] = Note(
+                    lease.job_id,
+                    convert.json_text(point.value, "checkpoint"),
+                    said.progress_done,
+                    said.progress_total,
+                    said.progress_note,
+                )
+            lines = self._log_lines(message.logs)
+        try:
+            if notes:
+                await history.note_progress(self._database.main, list(notes.values()))
+            if lines:
+                await history.append_logs(self._database.main, lines)
+        except QuorraError as error:
+            log.warning("notes_not_kept", worker=self._terms.worker, error=error.message)
+
+    def _log_lines(self, entries: Sequence[pb.LogLine]) -> list[LogLine]:
+        lines = []
+        for entry in entries:
+            lease = decode_lease_id(entry.lease_id)
+            self._log_positions[lease.batch, lease.ordinal] += 1
+            position = self._log_positions[lease.batch, lease.ordinal]
+            if position <= LOG_LINES_PER_ATTEMPT_MAX:
+                text = convert.readable(entry.message)[:LOG_CHARACTERS_MAX]
+                lines.append(LogLine(lease.job_id, lease.batch, position, max(entry.ago_ms, 0), entry.level[:20], text))
+        return lines
+
+    async def _finish_reports(self) -> None:
+        """Answer what was reported before the worker closed its side."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        await asyncio.wait_for(self._unsent.join(), self._terms.ping_seconds)

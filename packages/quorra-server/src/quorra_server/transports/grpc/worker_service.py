@@ -1,0 +1,206 @@
+"""WorkerService: the whole protocol for workers on one screen."""
+
+import math
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import structlog
+from quorra_proto.v1 import quorra_pb2 as pb
+from quorra_proto.v1 import quorra_pb2_grpc as pb_grpc
+
+from quorra_server.domain.errors import InvalidRequest
+from quorra_server.domain.job import LeaseId, Report
+from quorra_server.domain.states import OutcomeKind
+from quorra_server.services import Services
+from quorra_server.services.dispatch import Subscription
+from quorra_server.services.lease import LeaseWish
+from quorra_server.services.lease_ids import decode_lease_id, text_of
+from quorra_server.services.renew import renew_leases
+from quorra_server.services.settle import lease_was_lost
+from quorra_server.storage import workers
+from quorra_server.storage.database import Database
+from quorra_server.storage.workers import WorkerHello
+from quorra_server.transports.grpc import convert
+from quorra_server.transports.grpc.work_stream import Context, StreamTerms, WorkStream
+
+log = structlog.get_logger(__name__)
+
+LEASE_SECONDS = (1, 12 * 3600)
+LEASE_SECONDS_DEFAULT = 30
+JOBS_MAX = 10_000
+WAIT_SECONDS_MAX = 60
+QUEUES_MAX = 1_000
+NAME_CHARACTERS_MAX = 255
+PING_SECONDS = 5.0
+# Three tries fit into a lease.
+HEARTBEATS_PER_LEASE = 3
+
+
+class WorkerService(pb_grpc.WorkerServiceServicer):
+    """What workers call. Errors of the domain leave through the interceptor, with their status and code."""
+
+    def __init__(self, services: Services, database: Database, *, node: str, version: str) -> None:
+        """Take the verbs, and the name and version that workers are told."""
+        self._services = services
+        self._database = database
+        self._node = node
+        self._version = version
+        self._streams: set[WorkStream] = set()
+
+    async def LeaseJobs(self, request: pb.LeaseRequest, context: Any) -> AsyncIterator[pb.Job]:
+        """Lease up to `max_jobs` jobs, stream them and end."""
+        wish = LeaseWish(
+            worker=_name(request.worker_id, "worker_id"),
+            principal=context.principal,
+            queues=_plain_queues(request),
+            types=[_name(name, "types") for name in request.types],
+            jobs_max=_within(request.max_jobs or 1, 1, JOBS_MAX, "max_jobs"),
+            lease_ms=1000
+            * _within(request.lease_ttl_seconds or LEASE_SECONDS_DEFAULT, *LEASE_SECONDS, "lease_ttl_seconds"),
+            wait_seconds=_within(request.wait_seconds, 0, WAIT_SECONDS_MAX, "wait_seconds"),
+        )
+        async for batch in self._services.lease.lease_jobs(wish):
+            for message in convert.job_messages(batch):
+                yield message
+
+    async def AckJob(self, request: pb.JobAck, context: Any) -> pb.JobAckResponse:
+        """Record that a leased job succeeded."""
+        report = Report(
+            _acked_lease(request), OutcomeKind.SUCCEEDED, result=convert.json_text(request.result, "result")
+        )
+        return await self._settle_one(report, context.principal)
+
+    async def NackJob(self, request: pb.JobAck, context: Any) -> pb.JobAckResponse:
+        """Record that a leased job failed."""
+        if request.retry_after_ms < 0:
+            raise InvalidRequest("retry_after_ms is negative; use 0 for the back-off.", field="retry_after_ms")
+        report = Report(
+            _acked_lease(request),
+            OutcomeKind.FAILED,
+            error=convert.readable(request.error_message) or "failed without a message",
+            delay_ms=min(request.retry_after_ms, convert.MILLISECONDS_MAX) or None,
+            non_retryable=request.non_retryable,
+        )
+        return await self._settle_one(report, context.principal)
+
+    async def _settle_one(self, report: Report, principal: str) -> pb.JobAckResponse:
+        settled = (await self._services.settle.settle_attempts([report], principal))[0]
+        if settled.accepted:
+            assert settled.status is not None
+            return pb.JobAckResponse(acknowledged=True, message=f"The job is {settled.status.value}.")
+        if lease_was_lost(settled):
+            return pb.JobAckResponse(
+                acknowledged=False, message="lease_lost: the lease is over; nothing was changed. Drop the result."
+            )
+        assert settled.stands is not None
+        return pb.JobAckResponse(
+            acknowledged=settled.is_repeat,
+            message=f"already_settled: this lease ended before, as {settled.stands.value}.",
+        )
+
+    async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatReply:
+        """Renew leases, and name the ones that are over."""
+        seconds = _within(request.lease_ttl_seconds or LEASE_SECONDS_DEFAULT, *LEASE_SECONDS, "lease_ttl_seconds")
+        held = [decode_lease_id(text) for text in request.lease_ids]
+        ended = await renew_leases(self._database.fast, context.principal, held, seconds * 1000)
+        await workers.beat_worker(
+            self._database.fast, request.worker_id, request.boot_id, max(0, min(request.running, 2**31 - 1))
+        )
+        return pb.HeartbeatReply(
+            ended=[pb.LeaseEnded(lease_id=text_of(lease), reason=reason) for lease, reason in ended],
+            lease_expires_in_ms=seconds * 1000,
+        )
+
+    async def Work(self, request_iterator: AsyncIterator[pb.WorkerMessage], context: Context) -> None:  # type: ignore[override]  # noqa: ARG002
+        """Hold a worker's conversation."""
+        first = await context.read()
+        if not isinstance(first, pb.WorkerMessage) or first.WhichOneof("message") != "hello":
+            raise InvalidRequest("The first message of a stream is Hello.", field="hello")
+        terms, welcome = self._agree(first.hello, context.principal)  # type: ignore[attr-defined]
+        await workers.record_worker(self._database.main, self._introduce(first.hello))
+        stream = WorkStream(context, self._services, self._database, terms)
+        self._streams.add(stream)
+        try:
+            await stream.run(welcome)
+        finally:
+            self._streams.discard(stream)
+
+    async def drain(self) -> None:
+        """Tell all workers to reconnect elsewhere, and see that they hear it."""
+        for stream in list(self._streams):
+            stream.drain("The server is shutting down; reconnect elsewhere.")
+        for stream in list(self._streams):
+            await stream.finish_sending()
+
+    def _agree(self, hello: pb.Hello, principal: str) -> tuple[StreamTerms, pb.Welcome]:
+        """Clamp the worker's wishes and say which were changed."""
+        wished = hello.lease_ttl_seconds or LEASE_SECONDS_DEFAULT
+        lease_seconds = min(max(wished, LEASE_SECONDS[0]), LEASE_SECONDS[1])
+        adjusted = []
+        if lease_seconds != wished:
+            adjusted.append(f"lease_ttl_seconds: {wished} is out of bounds; the lease is {lease_seconds} s.")
+        subscriptions = [Subscription(_name(queue.name, "queues"), max(queue.slots, 0)) for queue in hello.queues] or [
+            Subscription("default")
+        ]
+        if len(subscriptions) > QUEUES_MAX:
+            raise InvalidRequest(f"A stream takes at most {QUEUES_MAX} queues; open several streams.", field="queues")
+        terms = StreamTerms(
+            worker=_name(hello.worker_id, "worker_id"),
+            boot_id=_name(hello.boot_id, "boot_id"),
+            principal=principal,
+            subscriptions=list({subscription.queue: subscription for subscription in subscriptions}.values()),
+            types=[_name(name, "types") for name in hello.types],
+            lease_ms=lease_seconds * 1000,
+            ping_seconds=PING_SECONDS,
+        )
+        welcome = pb.Welcome(
+            server_id=self._node,
+            server_version=self._version,
+            lease_ttl_seconds=lease_seconds,
+            heartbeat_interval_ms=math.ceil(lease_seconds * 1000 / HEARTBEATS_PER_LEASE),
+            ping_interval_ms=int(PING_SECONDS * 1000),
+            adjusted=adjusted,
+        )
+        return terms, welcome
+
+    def _introduce(self, hello: pb.Hello) -> WorkerHello:
+        return WorkerHello(
+            worker=hello.worker_id,
+            boot_id=hello.boot_id,
+            node=self._node,
+            host=convert.readable(hello.host)[:NAME_CHARACTERS_MAX],
+            pid=max(hello.pid, 0),
+            sdk=convert.readable(f"{hello.sdk_name} {hello.sdk_version}".strip())[:NAME_CHARACTERS_MAX],
+            slots=max(hello.slots, 0),
+            queues=[queue.name for queue in hello.queues] or ["default"],
+            types=list(hello.types),
+            labels={convert.readable(key): convert.readable(value) for key, value in list(hello.labels.items())[:32]},
+        )
+
+
+def _name(value: str, field: str) -> str:
+    if 1 <= len(value) <= NAME_CHARACTERS_MAX and value.isprintable():
+        return value
+    raise InvalidRequest(f"{field} needs 1 to {NAME_CHARACTERS_MAX} printable characters.", field=field)
+
+
+def _within(value: int, low: int, high: int, field: str) -> int:
+    if low <= value <= high:
+        return value
+    raise InvalidRequest(f"{field} is {value}; use {low} to {high}.", field=field)
+
+
+def _plain_queues(request: pb.LeaseRequest) -> Sequence[str]:
+    wanted = ([request.queue] if request.queue else []) + list(request.queues)
+    if len(wanted) > QUEUES_MAX:
+        raise InvalidRequest(f"A request takes at most {QUEUES_MAX} queues.", field="queues")
+    return list(dict.fromkeys(_name(queue, "queue") for queue in wanted)) or ["default"]
+
+
+def _acked_lease(request: pb.JobAck) -> LeaseId:
+    lease = decode_lease_id(request.lease_id)
+    if request.job_id and request.job_id != str(lease.job_id):
+        raise InvalidRequest(
+            "job_id and lease_id belong to different jobs; send back both as they came.", field="job_id"
+        )
+    return lease
