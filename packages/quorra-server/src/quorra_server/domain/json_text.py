@@ -19,7 +19,7 @@ def checked_json(
     """Return a JSON text unchanged, if it is one that every reader can use.
 
     Raises:
-        InvalidRequest: Not JSON, or too deep, or with a character that cannot be stored; or not an object if one is needed.
+        InvalidRequest: Not JSON, too deep, with a character that cannot be stored, or not an object if one is needed.
         PayloadTooLarge: More than `bytes_max` bytes.
     """
     raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text

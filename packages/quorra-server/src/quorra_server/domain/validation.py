@@ -1,4 +1,4 @@
-"""From what a client said to a job that can be stored: every problem is found at once, each with its field and remedy."""
+"""From what a client said to a job that can be stored; every problem is found at once, with its field and remedy."""
 
 import math
 from collections.abc import Mapping, Sequence

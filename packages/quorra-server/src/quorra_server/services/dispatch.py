@@ -1,8 +1,9 @@
 """Dispatch: decides which worker stream leases from which queue, and when. The heart of the fast path.
 
-A lane is a queue as seen by workers that know the same types. Wake-ups make lanes hot: they may have work. A hot lane leases
-for its streams with free credit, one after another, until a lease comes back short; then it is cold until the next wake-up.
-Nothing here is the truth: a lane that is wrongly hot costs one empty lease, one that is wrongly cold costs a poll interval.
+A lane is a queue as seen by workers that know the same types. Wake-ups make lanes hot: they may have work. A hot lane
+leases for its streams with free credit, one after another, until a lease comes back short; then it is cold until the
+next wake-up. Nothing here is the truth: a lane that is wrongly hot costs one empty lease, one that is wrongly cold
+costs a poll interval.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Submitting: jobs come in and are durable when the caller gets its answer.
 
-Single submissions that wait while an insert runs share the next one (group commit); each caller still gets its own answer,
-after the commit that holds its job, and its own error.
+Single submissions that wait while an insert runs share the next one (group commit); each caller still gets its own
+answer, after the commit that holds its job, and its own error.
 """
 
 import asyncio
@@ -136,7 +136,7 @@ async def _claim_keys(executor: Executor, jobs: Sequence[NewJob], principal: str
 async def _holders_after_claim(executor: Executor, claims: Sequence[tuple[Key, UUID]]) -> dict[Key, UUID]:
     """Claim keys and return who holds each of them now.
 
-    A holder may end, and free its key, between the claim that it won and the look at who won: then the claim is repeated.
+    A holder may end, and free its key, between the claim that it won and the look at who won: the claim is repeated.
     """
     wanted = {key for key, _ in claims}
     for _ in range(CLAIM_ROUNDS_MAX):

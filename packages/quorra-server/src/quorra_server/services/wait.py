@@ -1,6 +1,7 @@
 """Waiting for the end of a job: woken by what this server settles, and by one look a round for all who wait."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -44,10 +45,8 @@ class WaitService:
                 return job
             if self._round is None or self._round.done():
                 self._round = asyncio.create_task(self._look())
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), seconds)
-            except TimeoutError:
-                pass
             return await get_job(self._pool, job_id)
         finally:
             self._waiting[job_id].discard(ended)

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -80,7 +79,6 @@ class PoolSettings:
     acquire_seconds: float
     statement_seconds: float
     prepared_statements: bool = True
-    ssl: ssl.SSLContext | None = None
 
 
 def translate(error: Exception) -> QuorraError | None:
@@ -121,7 +119,6 @@ class Pool:
             command_timeout=settings.statement_seconds,
             timeout=settings.acquire_seconds,
             server_settings=session,
-            **({"ssl": settings.ssl} if settings.ssl else {}),
         )
 
     async def close(self) -> None:

@@ -92,7 +92,10 @@ class Position(NamedTuple):
 async def list_jobs(
     executor: Executor, wanted: JobFilter, *, limit: int, after: Position | None = None
 ) -> list[Position]:
-    """Name the jobs that match, newest first; ended ones by when they ended. Each status reads the table that holds it."""
+    """Name the jobs that match, newest first (ended ones by when they ended).
+
+    Each status reads the one table that holds it.
+    """
     filters = (
         wanted.queue,
         wanted.type,

@@ -12,6 +12,8 @@ MIGRATION_LOCK = 7_310_862_514
 LOCK_TIMEOUT_SECONDS = 5
 PARTITION_DAYS_AHEAD = 8
 
+CONNECTION_ERRORS: tuple[type[Exception], ...] = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
 CREATE_LEDGER = """
 CREATE SCHEMA IF NOT EXISTS quorra;
 CREATE TABLE IF NOT EXISTS quorra.migrations (

@@ -14,6 +14,7 @@ FOLD_COUNTS = statement("fold_counts")
 DESCRIBE_QUEUE = statement("describe_queue")
 SET_QUEUE = statement("set_queue")
 FIND_DUE_QUEUES = statement("find_due_queues")
+OLDEST_WAITING = statement("oldest_waiting")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +54,9 @@ async def set_queue(executor: Executor, queue: str, backoff: Backoff | None) -> 
 async def find_due_queues(executor: Executor, queues: Sequence[str]) -> list[str]:
     """Return those of some queues that have a job that is due."""
     return column(await executor.fetch(FIND_DUE_QUEUES, queues), "name")
+
+
+async def oldest_waiting(executor: Executor, queues: Sequence[str]) -> float | None:
+    """Return for how many seconds the oldest due job of some queues has waited; None if none is due."""
+    seconds: float | None = (await executor.fetch(OLDEST_WAITING, queues))[0]["seconds"]
+    return seconds

@@ -4,7 +4,7 @@ import inspect
 import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import structlog
@@ -16,6 +16,8 @@ log = structlog.get_logger(__name__)
 
 # Says which principal an API key belongs to; raises Unauthenticated.
 Authenticate = Callable[[str | None], str]
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 OPEN_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")
 
@@ -41,16 +43,16 @@ class Door(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler:
+    ) -> "Handler | None":
         """Wrap the method that the call is for."""
         handler = await continuation(handler_call_details)
         if handler is None or handler_call_details.method.startswith(OPEN_SERVICES):
             return handler
         return self._wrap(handler, _key_of(handler_call_details.invocation_metadata))
 
-    def _wrap(self, handler: Any, key: str | None) -> grpc.RpcMethodHandler:
+    def _wrap(self, handler: Any, key: str | None) -> "Handler":
         options = {
             "request_deserializer": handler.request_deserializer,
             "response_serializer": handler.response_serializer,

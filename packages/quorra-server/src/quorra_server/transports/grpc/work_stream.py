@@ -9,8 +9,9 @@ import contextlib
 import random
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import structlog
@@ -129,7 +130,7 @@ class WorkStream:
         log.info("worker_stream_silent", worker=self._terms.worker)
 
     async def _read(self) -> None:
-        while (message := await self._context.read()) is not grpc.aio.EOF:
+        while isinstance(message := await self._context.read(), pb.WorkerMessage):  # else it is the end
             self._heard_at = time.monotonic()
             kind = message.WhichOneof("message")
             if kind == "reports":
@@ -179,8 +180,8 @@ class WorkStream:
             self._track(self._keep_notes(message))
         self._track(self._settle(message.sequence, reports, refused))
 
-    def _track(self, work: "asyncio._CoroutineLike[None]") -> None:
-        task = asyncio.ensure_future(work)
+    def _track(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

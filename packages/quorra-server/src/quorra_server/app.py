@@ -1,0 +1,231 @@
+"""The composition root: builds pools, services, transports and loops, and stops them in reverse."""
+
+import asyncio
+import hashlib
+import hmac
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+
+import structlog
+
+from quorra_server.config import Address, Config
+from quorra_server.domain.errors import QuorraError, Unauthenticated
+from quorra_server.observability.metrics import Metrics
+from quorra_server.services import Services
+from quorra_server.services.cancel import CancelService
+from quorra_server.services.dispatch import Dispatcher
+from quorra_server.services.health import HealthService
+from quorra_server.services.lease import LeaseService
+from quorra_server.services.loops import close_batches, expire_leases, fold_counts, prune_history
+from quorra_server.services.loops.runner import Loop
+from quorra_server.services.purge import PurgeService
+from quorra_server.services.replay import ReplayService
+from quorra_server.services.reschedule import RescheduleService
+from quorra_server.services.retry import RetryService
+from quorra_server.services.settle import SettleService
+from quorra_server.services.starts import StartsBuffer
+from quorra_server.services.submit import SubmitService
+from quorra_server.services.wait import WaitService
+from quorra_server.services.wakeups import Path, Wakeups
+from quorra_server.storage.database import Database, Pool, PoolSettings
+from quorra_server.storage.notifications import PostgresPath
+from quorra_server.transports.grpc.server import GrpcServer
+from quorra_server.transports.rest.server import RestServer
+
+log = structlog.get_logger(__name__)
+
+VERSION = version("quorra-server")
+ANONYMOUS = "anonymous"
+# Workers that do not hear the drain message by then notice when their stream closes.
+DRAIN_MESSAGES_SECONDS = 1.0
+
+
+async def serve(config: Config, stop: asyncio.Event) -> None:
+    """Run one server until `stop` is set, then drain it.
+
+    Raises:
+        OSError: A port is taken.
+    """
+    metrics = Metrics(VERSION, config.node)
+    database = _database(config)
+    wakeups = Wakeups(config.node, _paths(config), metrics)
+    services = _services(config, database, wakeups, metrics)
+    authenticate = authenticator(config)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(_opened(database))
+        await stack.enter_async_context(_running(config, services, wakeups, metrics, database))
+        grpc_server = GrpcServer(services, database, config.limits, authenticate, node=config.node, version=VERSION)
+        rest_server = RestServer(services, database, metrics, config, authenticate, version=VERSION)
+        with _listening(config.listen.http) as http_socket:
+            await _start_grpc(grpc_server, config.listen.grpc)
+            await rest_server.start(http_socket)
+            log.info("serving", http=str(config.listen.http), grpc=str(config.listen.grpc), node=config.node)
+            await stop.wait()
+            await _drain(config, services, grpc_server, rest_server)
+    log.info("stopped")
+
+
+def authenticator(config: Config) -> Callable[[str | None], str]:
+    """Return what turns an API key into the name of its principal."""
+    if not config.security.auth:
+        return lambda _: ANONYMOUS
+    expected = hashlib.sha256(config.security.api_key.encode()).digest()
+    principal = f"key-{expected.hex()[:12]}"
+
+    def authenticate(key: str | None) -> str:
+        # Digests of one length are compared, so that the time says nothing about the key.
+        if key and hmac.compare_digest(hashlib.sha256(key.encode()).digest(), expected):
+            return principal
+        raise Unauthenticated(
+            "The API key is missing or wrong; send it as X-API-Key, or as Authorization: Bearer <key>."
+        )
+
+    return authenticate
+
+
+def _database(config: Config) -> Database:
+    def pool(connections: int) -> Pool:
+        return Pool(_pool_settings(config, connections))
+
+    return Database(main=pool(config.database.pool_connections), fast=pool(config.database.fast_pool_connections))
+
+
+def _pool_settings(config: Config, connections: int) -> PoolSettings:
+    database = config.database
+    return PoolSettings(
+        dsn=database.dsn,
+        connections_max=connections,
+        acquire_seconds=database.acquire_seconds,
+        statement_seconds=database.statement_seconds,
+        prepared_statements=database.prepared_statements,
+    )
+
+
+def _paths(config: Config) -> Sequence[Path]:
+    paths: list[Path] = []
+    if config.redis_url:
+        # Redis is an extra: only a server that is told to use it needs the client.
+        from quorra_server.storage.redis_channel import RedisPath
+
+        paths.append(RedisPath(config.redis_url))
+    if config.database.notify:
+        paths.append(PostgresPath(_pool_settings(config, 1)))
+    return paths
+
+
+def _services(config: Config, database: Database, wakeups: Wakeups, metrics: Metrics) -> Services:
+    poll_seconds = config.timing.poll_seconds
+    return Services(
+        submit=SubmitService(database.main, wakeups, metrics),
+        lease=LeaseService(database.fast, wakeups, metrics, poll_seconds=poll_seconds),
+        dispatcher=Dispatcher(database.fast, wakeups, metrics, poll_seconds=poll_seconds),
+        starts=StartsBuffer(database.fast),
+        settle=SettleService(database.fast, wakeups, metrics),
+        cancel=CancelService(database.main, wakeups),
+        retry=RetryService(database.main, wakeups),
+        replay=ReplayService(database.main, wakeups),
+        reschedule=RescheduleService(database.main, wakeups),
+        purge=PurgeService(database.main),
+        wait=WaitService(database.main, wakeups),
+        health=HealthService(database.main),
+    )
+
+
+@asynccontextmanager
+async def _opened(database: Database) -> AsyncIterator[None]:
+    await database.open()
+    try:
+        yield
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def _running(
+    config: Config, services: Services, wakeups: Wakeups, metrics: Metrics, database: Database
+) -> AsyncIterator[None]:
+    """Run everything that works by itself: wake-ups, dispatch, starts and the loops."""
+    loops = [
+        Loop(
+            "expire_leases",
+            expire_leases.ExpireLeases(database.fast, wakeups, metrics).run_once,
+            expire_leases.INTERVAL_SECONDS,
+        ),
+        Loop("close_batches", close_batches.CloseBatches(database.fast).run_once, close_batches.INTERVAL_SECONDS),
+        Loop("fold_counts", fold_counts.FoldCounts(database.main).run_once, fold_counts.INTERVAL_SECONDS),
+        Loop(
+            "prune_history",
+            prune_history.PruneHistory(
+                database.main,
+                succeeded_days=config.timing.retention_succeeded_days,
+                dead_days=config.timing.retention_dead_days,
+            ).run_once,
+            prune_history.INTERVAL_SECONDS,
+        ),
+    ]
+    wakeups.start()
+    services.dispatcher.start()
+    services.starts.start()
+    for loop in loops:
+        loop.start()
+    try:
+        yield
+    finally:
+        for loop in loops:
+            await loop.stop()
+        await services.dispatcher.stop()
+        await services.settle.flush()
+        await _stop_starts(services)
+        await services.wait.stop()
+        await wakeups.stop()
+
+
+async def _stop_starts(services: Services) -> None:
+    try:
+        await services.starts.stop()
+    except QuorraError as error:
+        log.warning("starts_lost", error=error.message)
+
+
+def _listening(address: Address) -> socket.socket:
+    """Bind the HTTP port.
+
+    SO_REUSEPORT lets several nodes of one supervisor share it; that nobody else has it is the supervisor's to check.
+    """
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listening.bind((address.bind_host.strip("[]"), address.port))
+    listening.setblocking(False)
+    return listening
+
+
+async def _start_grpc(server: GrpcServer, address: Address) -> None:
+    try:
+        await server.start(f"{address.bind_host}:{address.port}")
+    except RuntimeError as error:
+        raise OSError(f"The gRPC address {address} cannot be bound: {error}") from error
+
+
+async def _drain(config: Config, services: Services, grpc_server: GrpcServer, rest_server: RestServer) -> None:
+    """Turn balancers away, let workers reconnect elsewhere, and wait for what is under way."""
+    log.info("draining", grace_seconds=config.timing.grace_seconds)
+    services.health.is_draining = True
+    await grpc_server.set_serving(False)
+    await asyncio.sleep(config.timing.drain_delay_seconds)
+    await services.dispatcher.drain()
+    try:
+        await asyncio.wait_for(grpc_server.drain_workers(), DRAIN_MESSAGES_SECONDS)
+    except TimeoutError:
+        log.warning("drain_not_heard")
+    await asyncio.gather(rest_server.stop(config.timing.grace_seconds), grpc_server.stop(config.timing.grace_seconds))
+
+
+async def check(config: Config) -> list[str]:
+    """Return what keeps this configuration from serving: an unreachable database, or a wrong schema."""
+    database = _database(config)
+    async with _opened(database):
+        return (await HealthService(database.main).check()).problems

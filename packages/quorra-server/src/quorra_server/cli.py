@@ -1,0 +1,166 @@
+"""`quorra-server`: serve, dev, migrate, check."""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from quorra_server.config import Config, ConfigurationError, development, load, refusals
+from quorra_server.observability.logging import configure_logging
+from quorra_server.supervisor import supervise
+
+EXIT_OK = 0
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+# sysexits.h: something is wrong with the configuration.
+EXIT_CONFIG = 78
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    options = _parser().parse_args(arguments)
+    environment = dict(os.environ)
+    if options.behind_tls_proxy:
+        environment["QUORRA_BEHIND_TLS_PROXY"] = "on"
+    if options.config:
+        environment["QUORRA_CONFIG"] = options.config
+    if options.command == "dev":
+        return _dev(environment, options)
+    try:
+        config, settings = load(environment)
+    except ConfigurationError as error:
+        return _refuse(error.mistakes)
+    if options.print_config:
+        for setting in settings:
+            print(f"{setting.name:<34} {setting.shown or '(empty)':<44} {setting.source}")  # noqa: T201
+        return EXIT_OK
+    if not config.database.dsn:
+        return _refuse(["DATABASE_URL is not set; give it, or run `quorra-server dev` for an embedded PostgreSQL."])
+    if options.command == "migrate":
+        return _migrate(config)
+    problems = refusals(config)
+    if problems:
+        return _refuse(problems)
+    return _check(config) if options.command == "check" else _serve(config, environment, options.workers)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="quorra-server", description="The server of the Quorra job queue.")
+    parser.add_argument(
+        "command",
+        nargs="?",
+        default="serve",
+        choices=("serve", "dev", "migrate", "check"),
+        help="serve (default); dev: with an embedded PostgreSQL; migrate: bring the schema up to date; "
+        "check: say whether the configuration and the database are fine",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes that share the ports (default 1)"
+    )
+    parser.add_argument("--config", metavar="FILE", help="a TOML file with settings, beneath the environment")
+    parser.add_argument("--print-config", action="store_true", help="show each setting and where it came from, and end")
+    parser.add_argument("--behind-tls-proxy", action="store_true", help="TLS ends in front of this server")
+    parser.add_argument("--data-dir", type=Path, help="dev: where the embedded PostgreSQL keeps its data")
+    parser.add_argument("--version", action="version", version=f"quorra-server {version('quorra-server')}")
+    return parser
+
+
+def _refuse(problems: Sequence[str]) -> int:
+    for problem in problems:
+        print(f"quorra-server: {problem}", file=sys.stderr)  # noqa: T201
+    return EXIT_CONFIG
+
+
+def _dev(environment: Mapping[str, str], options: argparse.Namespace) -> int:
+    # Only development needs it; a server in production never imports it.
+    from quorra_server import embedded
+
+    settled = development(environment)
+    try:
+        if settled.get("DATABASE_URL"):
+            return _serve_dev(settled, "DATABASE_URL", options)
+        with embedded.start(options.data_dir) as postgres:
+            settled["DATABASE_URL"] = postgres.dsn
+            return _serve_dev(settled, str(postgres.data_dir), options)
+    except embedded.EmbeddedUnavailable as error:
+        print(f"quorra-server: {error}", file=sys.stderr)  # noqa: T201
+        return EXIT_FAILURE
+
+
+def _serve_dev(environment: dict[str, str], data: str, options: argparse.Namespace) -> int:
+    try:
+        config, _ = load(environment)
+    except ConfigurationError as error:
+        return _refuse(error.mistakes)
+    code = _migrate(config, quiet=True)
+    if code:
+        return code
+    print(  # noqa: T201
+        f"Quorra {version('quorra-server')}, development\n"
+        f"  dashboard and REST  http://{config.listen.http}\n"
+        f"  gRPC                {config.listen.grpc}\n"
+        f"  API key             {config.security.api_key}\n"
+        f"  data                {data}",
+        file=sys.stderr,
+        flush=True,
+    )
+    return _serve(config, environment, options.workers)
+
+
+def _serve(config: Config, environment: Mapping[str, str], workers: int) -> int:
+    if workers > 1:
+        return supervise(workers, config, environment)
+    configure_logging(config.log_level)
+    return _run(config)
+
+
+def _run(config: Config) -> int:
+    # Imported late, so that a supervisor holds neither grpc nor an event loop.
+    import uvloop
+
+    from quorra_server.app import serve
+
+    async def until_signalled() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await serve(config, stop)
+
+    try:
+        uvloop.run(until_signalled())
+    except OSError as error:
+        print(f"quorra-server: {error}. Is another server running on that port?", file=sys.stderr)  # noqa: T201
+        return EXIT_FAILURE
+    return EXIT_OK
+
+
+def _migrate(config: Config, *, quiet: bool = False) -> int:
+    from quorra_server.domain.errors import SchemaTooNew
+    from quorra_server.storage.migrate import CONNECTION_ERRORS, migrate
+
+    try:
+        applied = asyncio.run(migrate(config.database.dsn))
+    except SchemaTooNew as error:
+        print(f"quorra-server: {error.message}", file=sys.stderr)  # noqa: T201
+        return EXIT_FAILURE
+    except CONNECTION_ERRORS as error:
+        print(f"quorra-server: PostgreSQL cannot be reached: {error}. Check DATABASE_URL.", file=sys.stderr)  # noqa: T201
+        return EXIT_FAILURE
+    if not quiet:
+        print("\n".join(f"applied {name}" for name in applied) or "The schema is up to date.")  # noqa: T201
+    return EXIT_OK
+
+
+def _check(config: Config) -> int:
+    from quorra_server.app import check
+
+    problems = asyncio.run(check(config))
+    for problem in problems:
+        print(f"quorra-server: {problem}", file=sys.stderr)  # noqa: T201
+    if not problems:
+        print("The configuration and the database are fine.")  # noqa: T201
+    return EXIT_FAILURE if problems else EXIT_OK

@@ -1,0 +1,95 @@
+"""`--workers N`: several server processes that share the ports; a dead one is replaced.
+
+Imports neither Sanic nor grpc, and spawns: a process that has threads of grpc's must not be forked.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import FrameType
+
+from quorra_server.config import Address, Config
+
+LOOK_SECONDS = 0.1
+RESPAWN_SECONDS = (0.2, 10.0)
+# A process that lived that long was well; its replacement starts at once.
+WELL_SECONDS = 30.0
+EXIT_OK = 0
+EXIT_FAILURE = 1
+
+
+@dataclass(slots=True)
+class _Node:
+    process: subprocess.Popen[bytes] | None
+    started_at: float
+    respawn_at: float
+    pause: float
+
+
+def supervise(count: int, config: Config, environment: Mapping[str, str]) -> int:
+    """Run `count` server processes until a signal says stop; return the exit code."""
+    for address in (config.listen.http, config.listen.grpc):
+        if problem := _claim(address):
+            print(f"quorra-server: {problem}", file=sys.stderr)  # noqa: T201
+            return EXIT_FAILURE
+    stopping: list[int] = []
+
+    def stop(number: int, _: FrameType | None) -> None:
+        stopping.append(number)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    nodes = [_Node(_spawn(environment), time.monotonic(), 0.0, RESPAWN_SECONDS[0]) for _ in range(count)]
+    while not stopping:
+        for node in nodes:
+            _look_after(node, environment)
+        time.sleep(LOOK_SECONDS)
+    return _stop_all(nodes)
+
+
+def _claim(address: Address) -> str | None:
+    """Say why a port cannot be ours: SO_REUSEPORT would let a second server bind it in silence."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.bind_host.strip("[]"), address.port))
+            probe.listen()
+        except OSError as error:
+            return f"{address} cannot be bound: {error}. Is another server running on that port?"
+    return None
+
+
+def _spawn(environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    child = {name: value for name, value in environment.items() if name != "QUORRA_NODE_NAME"}
+    return subprocess.Popen([sys.executable, "-m", "quorra_server", "serve"], env=child)
+
+
+def _look_after(node: _Node, environment: Mapping[str, str]) -> None:
+    now = time.monotonic()
+    if node.process is not None and node.process.poll() is not None:
+        was_well = now - node.started_at > WELL_SECONDS
+        node.pause = RESPAWN_SECONDS[0] if was_well else min(node.pause * 2, RESPAWN_SECONDS[1])
+        node.respawn_at = now + node.pause
+        print(  # noqa: T201
+            f"quorra-server: process {node.process.pid} ended with {node.process.returncode}; "
+            f"the next one starts in {node.pause:.1f} s",
+            file=sys.stderr,
+        )
+        node.process = None
+    if node.process is None and now >= node.respawn_at:
+        node.process, node.started_at = _spawn(environment), now
+
+
+def _stop_all(nodes: list[_Node]) -> int:
+    processes = [node.process for node in nodes if node.process is not None]
+    for process in processes:
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGTERM)
+    codes = [process.wait() for process in processes]
+    return EXIT_OK if all(code == 0 for code in codes) else EXIT_FAILURE

@@ -1,0 +1,1 @@
+"""The dashboard door: plain pages that work without scripts."""

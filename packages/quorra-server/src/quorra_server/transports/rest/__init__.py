@@ -1,0 +1,1 @@
+"""The REST door: JSON over HTTP, problem details for every error, OpenAPI from the code."""

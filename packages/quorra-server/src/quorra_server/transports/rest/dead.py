@@ -1,0 +1,73 @@
+"""Routes of the dead-letter queue: list, replay, purge."""
+
+from uuid import UUID
+
+from msgspec import UNSET
+from sanic.response import HTTPResponse
+
+from quorra_server.domain.errors import FieldProblem, InvalidRequest
+from quorra_server.domain.json_text import checked_json
+from quorra_server.domain.states import JobStatus
+from quorra_server.domain.validation import parse_id
+from quorra_server.storage.jobs import JobFilter
+from quorra_server.transports.rest import shapes
+from quorra_server.transports.rest.jobs import page_of
+from quorra_server.transports.rest.routes import Call, Route, reply
+
+IDS_MAX = 1_000
+
+
+async def list_dead(call: Call[None, shapes.DeadQuery]) -> HTTPResponse:
+    """List dead jobs, last died first."""
+    query = call.query
+    wanted = JobFilter(status=JobStatus.DEAD, queue=query.queue, type=query.type)
+    return reply(await page_of(call.server, wanted, query.limit, query.cursor))
+
+
+async def replay_dead(call: Call[shapes.ReplayBody, None]) -> HTTPResponse:
+    """Give dead jobs a new life, perhaps with another payload."""
+    limits = call.server.limits
+    payload = None
+    if call.body.payload is not UNSET:
+        payload = checked_json(
+            bytes(call.body.payload), "payload", bytes_max=limits.payload_bytes_max, object_only=True
+        )
+    jobs = await call.server.services.replay.replay_jobs(_ids(call.body.ids), payload)
+    return reply(shapes.Replayed(len(jobs), [shapes.Job.of(job) for job in jobs]))
+
+
+async def purge_dead(call: Call[shapes.PurgeDeadBody, None]) -> HTTPResponse:
+    """Remove dead jobs for good."""
+    body = call.body
+    if (body.ids is None) == (body.before is None):
+        message = "Give ids, or before, and not both."
+        raise InvalidRequest(message, problems=[FieldProblem("ids", message)])
+    purge = call.server.services.purge
+    if body.ids is not None:
+        return reply(shapes.Purged(await purge.purge_dead(_ids(body.ids))))
+    assert body.before is not None
+    return reply(shapes.Purged(await purge.purge_dead_before(body.before)))
+
+
+def _ids(texts: list[str]) -> list[UUID]:
+    if not 1 <= len(texts) <= IDS_MAX:
+        message = f"There are {len(texts)} ids; give 1 to {IDS_MAX}."
+        raise InvalidRequest(message, problems=[FieldProblem("ids", message)])
+    return [parse_id(text, f"ids[{position}]") for position, text in enumerate(texts)]
+
+
+ROUTES = (
+    Route("GET", "/v1/dead", list_dead, "List dead jobs", query=shapes.DeadQuery, reply=shapes.JobPage, tag="dead"),
+    Route(
+        "POST",
+        "/v1/dead/replay",
+        replay_dead,
+        "Replay dead jobs",
+        body=shapes.ReplayBody,
+        reply=shapes.Replayed,
+        tag="dead",
+    ),
+    Route(
+        "DELETE", "/v1/dead", purge_dead, "Remove dead jobs", body=shapes.PurgeDeadBody, reply=shapes.Purged, tag="dead"
+    ),
+)

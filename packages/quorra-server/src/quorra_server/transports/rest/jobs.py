@@ -1,0 +1,416 @@
+"""Routes of jobs: submit, read, list, cancel, retry, change."""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any, cast
+from uuid import UUID
+
+import msgspec
+from sanic.response import HTTPResponse
+
+from quorra_server.domain.errors import FieldProblem, InvalidRequest, PayloadTooLarge, QuorraError
+from quorra_server.domain.job import NewJob, SubmittedJob
+from quorra_server.domain.json_text import checked_json
+from quorra_server.domain.validation import JobDraft, parse_id, validate_job, validate_name
+from quorra_server.services.cancel import get_job
+from quorra_server.storage import history
+from quorra_server.storage import jobs as store
+from quorra_server.storage.jobs import JobFilter
+from quorra_server.transports.pages import decode_cursor, encode_cursor
+from quorra_server.transports.rest import shapes
+from quorra_server.transports.rest.problems import from_decoding, problem_of
+from quorra_server.transports.rest.routes import (
+    Call,
+    Memory,
+    Route,
+    Server,
+    body_chunks,
+    check_json_type,
+    read_body,
+    reply,
+)
+
+WAIT_SECONDS_MAX = 60.0
+IMPORT_CHUNK_JOBS = 500
+LOG_LINES_MAX = 1_000
+NDJSON = "application/x-ndjson"
+
+_decode_job = msgspec.json.Decoder(shapes.JobBody).decode
+_decode_batch = msgspec.json.Decoder(shapes.BatchBody).decode
+
+
+async def submit_job(call: Call[shapes.JobBody, None]) -> HTTPResponse:
+    """Submit one job; 200 with `"existing": true` if it was submitted before."""
+    job = _job_of(call.server, call.body, request_key=call.request.headers.get("idempotency-key"))
+    submitted = await call.server.services.submit.submit_job(job, call.principal)
+    return reply(shapes.Submitted.of(submitted), 200 if submitted.existing else 201)
+
+
+async def submit_batch(call: Call[Memory, None]) -> HTTPResponse:
+    """Submit up to 10,000 jobs, all or nothing; or import any number as NDJSON, answered line by line."""
+    if call.request.headers.get("idempotency-key"):
+        message = "A batch takes no Idempotency-Key; give each job an id or a unique_key of its own."
+        raise InvalidRequest(message, problems=[FieldProblem("Idempotency-Key", message)])
+    kind = (call.request.headers.get("content-type") or "").partition(";")[0].strip().lower()
+    if kind == NDJSON:
+        return await _import(call)
+    check_json_type(call.request)
+    server = call.server
+    raw = await read_body(call.request, server.limits.batch_bytes_max, call.body)
+    try:
+        batch = _decode_batch(raw)
+    except msgspec.MsgspecError as error:
+        raise from_decoding(error) from error
+    if len(batch.jobs) > server.limits.batch_jobs_max:
+        message = f"There are {len(batch.jobs):,} jobs; a batch takes {server.limits.batch_jobs_max:,}."
+        raise PayloadTooLarge(message, field="jobs")
+    jobs = [_job_of(server, body, path=f"jobs[{position}].") for position, body in enumerate(batch.jobs)]
+    submitted = await server.services.submit.submit_jobs(jobs, call.principal)
+    return reply(shapes.SubmittedBatch([shapes.Submitted.of(job) for job in submitted]), 201)
+
+
+async def _import(call: Call[Memory, None]) -> HTTPResponse:
+    """Import lines in bounded memory: a chunk is recorded and answered before the next one is read."""
+    response = await call.request.respond(content_type=NDJSON, status=200)
+    assert response is not None
+    chunk: list[tuple[int, bytes]] = []
+    number = 0
+    async for line in _lines(call):
+        number += 1
+        if line.strip():
+            chunk.append((number, line))
+        if len(chunk) >= IMPORT_CHUNK_JOBS:
+            await response.send(await _import_chunk(call, chunk))
+            chunk = []
+    if chunk:
+        await response.send(await _import_chunk(call, chunk))
+    await response.eof()
+    return cast(HTTPResponse, response)
+
+
+async def _lines(call: Call[Memory, None]) -> AsyncIterator[bytes]:
+    """Yield the lines of a body; one that is over the payload limit comes back cut, and is refused as such."""
+    longest = call.server.limits.payload_bytes_max * 2
+    rest = b""
+    async for data in body_chunks(call.request):
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            yield line
+        if len(rest) > longest:
+            rest = rest[: longest + 1]
+    if rest:
+        yield rest
+
+
+async def _import_chunk(call: Call[Memory, None], chunk: list[tuple[int, bytes]]) -> bytes:
+    """Record the lines that are good, all of them in one transaction, and answer each line."""
+    answers: dict[int, dict[str, Any]] = {}
+    jobs: list[tuple[int, NewJob]] = []
+    for number, line in chunk:
+        try:
+            jobs.append((number, _job_of(call.server, _decode_job(line))))
+        except msgspec.MsgspecError as error:
+            answers[number] = {"line": number, "error": problem_of(from_decoding(error))}
+        except QuorraError as error:
+            answers[number] = {"line": number, "error": problem_of(error)}
+    answers.update(await _submit_lines(call, jobs))
+    return b"".join(msgspec.json.encode(answers[number]) + b"\n" for number, _ in chunk)
+
+
+async def _submit_lines(call: Call[Memory, None], jobs: list[tuple[int, NewJob]]) -> dict[int, dict[str, Any]]:
+    submit = call.server.services.submit
+    try:
+        submitted = await submit.submit_jobs([job for _, job in jobs], call.principal)
+        return {number: _line(number, job) for (number, _), job in zip(jobs, submitted, strict=True)}
+    except QuorraError as error:
+        if len(jobs) == 1:
+            return {jobs[0][0]: {"line": jobs[0][0], "error": problem_of(error)}}
+    # One of them was refused, and with it all: one by one, so that only the culprit is.
+    answers: dict[int, dict[str, Any]] = {}
+    for entry in jobs:
+        answers.update(await _submit_lines(call, [entry]))
+    return answers
+
+
+def _line(number: int, job: SubmittedJob) -> dict[str, Any]:
+    answer = {"line": number, "id": str(job.id), "status": job.status.value, "run_at": job.run_at}
+    return {**answer, "existing": True} if job.existing else answer
+
+
+async def read_job(call: Call[None, shapes.GetQuery]) -> HTTPResponse:
+    """Read a job; with `wait` after its life has ended."""
+    job_id = parse_id(call.path["job_id"])
+    job = await call.server.services.wait.wait_for_end(job_id, _wait_seconds(call.query.wait))
+    shown = shapes.Job.of(job)
+    if job.last_error is not None:
+        shown.errors = shapes.errors_of(await history.list_history(call.server.database.main, job_id))
+    if job.started_at is not None:
+        notes = await history.find_notes(call.server.database.main, [job_id])
+        if job_id in notes and notes[job_id].progress_done is not None:
+            note = notes[job_id]
+            shown.progress = shapes.Progress(note.progress_done, note.progress_total, note.progress_note)
+    return reply(shown)
+
+
+def _wait_seconds(text: str | None) -> float:
+    if text is None:
+        return 0.0
+    match = re.fullmatch(r"(\d{1,6})(ms|s|m)?", text, re.ASCII)
+    seconds = int(match[1]) * {"ms": 0.001, "s": 1, "m": 60}[match[2] or "s"] if match else -1.0
+    if not 0 <= seconds <= WAIT_SECONDS_MAX:
+        message = f"wait is {text!r}; use up to {WAIT_SECONDS_MAX:g}s, such as 30s."
+        raise InvalidRequest(message, problems=[FieldProblem("wait", message)])
+    return seconds
+
+
+async def list_jobs(call: Call[None, shapes.ListQuery]) -> HTTPResponse:
+    """List jobs, newest first; ended ones by when they ended."""
+    query = call.query
+    payload = query.payload
+    if payload is not None:
+        payload = checked_json(payload, "payload", bytes_max=call.server.limits.payload_bytes_max)
+    wanted = JobFilter(
+        status=query.status,
+        queue=_clean(query.queue, "queue", call),
+        type=_clean(query.type, "type", call),
+        tag=_clean(query.tag, "tag", call),
+        created_from=query.created_after,
+        created_before=query.created_before,
+        payload=payload,
+    )
+    return reply(await page_of(call.server, wanted, query.limit, query.cursor))
+
+
+def _clean(value: str | None, field: str, call: Call[Any, Any]) -> str | None:
+    return None if value is None else validate_name(value, field, call.server.limits)
+
+
+async def page_of(server: Server, wanted: JobFilter, limit: int, cursor: str | None) -> shapes.JobPage:
+    """Return one page of the jobs that match.
+
+    Raises:
+        InvalidRequest: The limit or the cursor is out of bounds.
+    """
+    if not 1 <= limit <= server.limits.page_jobs_max:
+        message = f"limit is {limit}; use 1 to {server.limits.page_jobs_max}."
+        raise InvalidRequest(message, problems=[FieldProblem("limit", message)])
+    after = decode_cursor(cursor, "cursor") if cursor else None
+    positions = await store.list_jobs(server.database.main, wanted, limit=limit, after=after)
+    jobs = await store.get_jobs(server.database.main, [position.job_id for position in positions])
+    next_cursor = encode_cursor(positions[-1]) if len(positions) == limit else None
+    return shapes.JobPage([shapes.Job.of(job) for job in jobs], next_cursor)
+
+
+async def list_history(call: Call[None, None]) -> HTTPResponse:
+    """Read each lease of a job and how it ended."""
+    job_id = await _known_id(call)
+    attempts = await history.list_history(call.server.database.main, job_id)
+    return reply(
+        shapes.History(
+            [
+                shapes.HistoryEntry(
+                    outcome=attempt.kind.value,
+                    attempt=attempt.attempt,
+                    delivery=attempt.delivery,
+                    generation=attempt.generation,
+                    worker=attempt.worker,
+                    leased_at=attempt.leased_at,
+                    started_at=attempt.started_at,
+                    ended_at=attempt.ended_at,
+                    error=attempt.error,
+                    error_kind=attempt.error_kind,
+                    reason=attempt.reason,
+                    late=attempt.late,
+                )
+                for attempt in attempts
+            ]
+        )
+    )
+
+
+async def list_logs(call: Call[None, None]) -> HTTPResponse:
+    """Read the log lines of a job."""
+    job_id = await _known_id(call)
+    lines = await history.list_logs(call.server.database.main, job_id, limit=LOG_LINES_MAX)
+    return reply(shapes.Logs([shapes.LogEntry(line.logged_at, line.level, line.message) for line in lines]))
+
+
+async def _known_id(call: Call[Any, Any]) -> UUID:
+    job_id = parse_id(call.path["job_id"])
+    return (await get_job(call.server.database.main, job_id)).id
+
+
+async def cancel_job(call: Call[shapes.ReasonBody, None]) -> HTTPResponse:
+    """Cancel a job; cancelling twice is fine."""
+    reason = _reason(call.body.reason)
+    job = await call.server.services.cancel.cancel_job(parse_id(call.path["job_id"]), reason)
+    return reply(shapes.Job.of(job))
+
+
+async def retry_job(call: Call[shapes.ReasonBody, None]) -> HTTPResponse:
+    """Run a failed or delayed job now; replay a dead one."""
+    return reply(shapes.Job.of(await call.server.services.retry.retry_job(parse_id(call.path["job_id"]))))
+
+
+async def cancel_matching(call: Call[shapes.BulkBody, None]) -> HTTPResponse:
+    """Cancel all jobs that match a filter; a dry run counts them."""
+    result = await call.server.services.cancel.cancel_matching(
+        _filter(call.body.filter), _reason(call.body.reason), dry_run=call.body.dry_run
+    )
+    return reply(shapes.BulkReply(result.matched, result.changed, call.body.dry_run))
+
+
+async def retry_matching(call: Call[shapes.BulkBody, None]) -> HTTPResponse:
+    """Retry all jobs that match a filter; a dry run counts them."""
+    result = await call.server.services.retry.retry_matching(_filter(call.body.filter), dry_run=call.body.dry_run)
+    return reply(shapes.BulkReply(result.matched, result.changed, call.body.dry_run))
+
+
+def _filter(body: shapes.FilterBody) -> JobFilter:
+    return JobFilter(body.status, body.queue, body.type, body.tag, body.created_after, body.created_before)
+
+
+def _reason(text: str | None) -> str | None:
+    return text.replace("\x00", "")[:1_000] if text else None
+
+
+async def reschedule_job(call: Call[shapes.PatchBody, None]) -> HTTPResponse:
+    """Change when, where and how urgently a waiting job runs."""
+    body = call.body
+    # The same bounds as for a submission; what is not changed passes with its default.
+    validate_job(
+        JobDraft(
+            type="any",
+            payload=b"{}",
+            queue=body.queue,
+            priority=body.priority or 0,
+            delay_ms=None if body.delay_seconds is None else body.delay_seconds * 1000,
+            run_at=body.run_at,
+            max_retries=body.max_retries,
+        ),
+        call.server.limits,
+    )
+    job = await call.server.services.reschedule.reschedule_job(
+        parse_id(call.path["job_id"]),
+        run_at=body.run_at,
+        delay_ms=None if body.delay_seconds is None else body.delay_seconds * 1000,
+        priority=body.priority,
+        queue=body.queue,
+        max_retries=body.max_retries,
+    )
+    return reply(shapes.Job.of(job))
+
+
+def _job_of(server: Server, body: shapes.JobBody, *, path: str = "", request_key: str | None = None) -> NewJob:
+    backoff = body.backoff
+    draft = JobDraft(
+        type=body.type,
+        payload=bytes(body.payload),
+        id=body.id,
+        queue=body.queue,
+        priority=body.priority,
+        delay_ms=None if body.delay_seconds is None else body.delay_seconds * 1000,
+        run_at=body.run_at,
+        max_retries=body.max_retries,
+        unique_key=body.unique_key,
+        tags=body.tags,
+        backoff=None if backoff is None else msgspec.structs.asdict(backoff),
+        timeout_ms=None if body.timeout_seconds is None else _milliseconds(body.timeout_seconds),
+        request_key=request_key,
+    )
+    return validate_job(draft, server.limits, path=path)
+
+
+def _milliseconds(seconds: float) -> int:
+    # Past any limit, but still a number that can be compared with one.
+    return round(min(max(seconds, -1e12), 1e12) * 1000)
+
+
+ROUTES = (
+    Route(
+        "POST",
+        "/v1/jobs",
+        submit_job,
+        "Submit a job",
+        body=shapes.JobBody,
+        reply=shapes.Submitted,
+        status=201,
+        headers=("Idempotency-Key",),
+        errors=(400, 401, 409, 413, 422, 503),
+    ),
+    Route(
+        "POST",
+        "/v1/jobs/batch",
+        submit_batch,
+        "Submit a batch, or import NDJSON",
+        body=shapes.BatchBody,
+        reply=shapes.SubmittedBatch,
+        status=201,
+        is_stream=True,
+        errors=(400, 401, 409, 413, 422, 429, 503),
+    ),
+    Route("GET", "/v1/jobs", list_jobs, "List jobs", query=shapes.ListQuery, reply=shapes.JobPage),
+    Route(
+        "POST",
+        "/v1/jobs/cancel",
+        cancel_matching,
+        "Cancel all that match",
+        body=shapes.BulkBody,
+        reply=shapes.BulkReply,
+    ),
+    Route(
+        "POST", "/v1/jobs/retry", retry_matching, "Retry all that match", body=shapes.BulkBody, reply=shapes.BulkReply
+    ),
+    Route(
+        "GET",
+        "/v1/jobs/<job_id:str>",
+        read_job,
+        "Read a job",
+        query=shapes.GetQuery,
+        reply=shapes.Job,
+        errors=(401, 404, 422),
+    ),
+    Route(
+        "PATCH",
+        "/v1/jobs/<job_id:str>",
+        reschedule_job,
+        "Change a waiting job",
+        body=shapes.PatchBody,
+        reply=shapes.Job,
+        errors=(401, 404, 409, 422),
+    ),
+    Route(
+        "POST",
+        "/v1/jobs/<job_id:str>/cancel",
+        cancel_job,
+        "Cancel a job",
+        body=shapes.ReasonBody,
+        reply=shapes.Job,
+        errors=(401, 404, 409, 422),
+    ),
+    Route(
+        "POST",
+        "/v1/jobs/<job_id:str>/retry",
+        retry_job,
+        "Run a job now",
+        body=shapes.ReasonBody,
+        reply=shapes.Job,
+        errors=(401, 404, 409, 422),
+    ),
+    Route(
+        "GET",
+        "/v1/jobs/<job_id:str>/history",
+        list_history,
+        "Read a job's history",
+        reply=shapes.History,
+        errors=(401, 404, 422),
+    ),
+    Route(
+        "GET",
+        "/v1/jobs/<job_id:str>/logs",
+        list_logs,
+        "Read a job's log lines",
+        reply=shapes.Logs,
+        errors=(401, 404, 422),
+    ),
+)

@@ -1,0 +1,90 @@
+"""Problem details (RFC 9457): what a client is told when something is wrong."""
+
+import uuid
+from typing import Any
+
+import msgspec
+import structlog
+from sanic.exceptions import MethodNotAllowed as SanicMethodNotAllowed
+from sanic.exceptions import NotFound, SanicException
+from sanic.response import HTTPResponse
+
+from quorra_server.domain.errors import (
+    FieldProblem,
+    InvalidRequest,
+    MalformedRequest,
+    MethodNotAllowed,
+    QuorraError,
+    RouteNotFound,
+)
+from quorra_server.transports.status import status_of
+
+log = structlog.get_logger(__name__)
+
+CONTENT_TYPE = "application/problem+json"
+PROBLEMS_MAX = 20
+
+
+def problem_of(error: Exception) -> dict[str, Any]:
+    """Return the problem details of an error; one that is not part of the contract is logged as an incident."""
+    known = known_error(error)
+    if known is None:
+        incident = uuid.uuid4().hex[:12]
+        log.error("incident", incident=incident, exc_info=error)
+        known = QuorraError(f"A bug of the server's; report incident {incident}.")
+    problem: dict[str, Any] = {
+        "type": f"urn:quorra:problem:{known.code}",
+        "title": known.title,
+        "status": status_of(known).http,
+        "code": known.code,
+        "detail": known.message,
+    }
+    if known.field:
+        problem["field"] = known.field
+    if isinstance(known, InvalidRequest) and known.problems:
+        problem["errors"] = [
+            {"field": found.field, "message": found.message} for found in known.problems[:PROBLEMS_MAX]
+        ]
+    return problem
+
+
+def problem_response(error: Exception) -> HTTPResponse:
+    """Return the reply for an error."""
+    problem = problem_of(error)
+    headers = {}
+    known = known_error(error)
+    if known is not None and known.retry_after_seconds is not None:
+        headers["Retry-After"] = str(max(1, round(known.retry_after_seconds)))
+    if problem["status"] == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="quorra"'
+    return HTTPResponse(
+        msgspec.json.encode(problem), status=problem["status"], headers=headers, content_type=CONTENT_TYPE
+    )
+
+
+def known_error(error: Exception) -> QuorraError | None:
+    """Return the contract's error for any other one, or None for a bug."""
+    if isinstance(error, QuorraError):
+        return error
+    if isinstance(error, NotFound):
+        return RouteNotFound("There is no such path; /docs lists all of them.")
+    if isinstance(error, SanicMethodNotAllowed):
+        return MethodNotAllowed("This path does not take that method; /docs lists what each path takes.")
+    if isinstance(error, SanicException) and error.status_code < 500:
+        return MalformedRequest(f"The HTTP request is not well formed: {error}.")
+    return None
+
+
+def from_decoding(error: msgspec.MsgspecError) -> InvalidRequest:
+    """Return the contract's error for a body or query that does not fit its type; names the field."""
+    text = str(error)
+    message, _, place = text.partition(" - at `$")
+    field = place.rstrip("`").lstrip(".") if place else ""
+    if not isinstance(error, msgspec.ValidationError):
+        return MalformedRequest(f"The body is not valid JSON: {message}.")
+    for marker in ("unknown field `", "missing required field `"):
+        if marker in message:
+            name = message.partition(marker)[2].rstrip("`")
+            field = f"{field}.{name}" if field else name
+    sentence = f"{field}: {message}." if field else f"{message}."
+    return InvalidRequest(sentence, problems=[FieldProblem(field, sentence)])

@@ -1,0 +1,170 @@
+"""The registry: what each route takes and gives, as types. Decoding, errors and OpenAPI all follow from it."""
+
+import asyncio
+import difflib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from sanic.request import Request
+from sanic.response import HTTPResponse
+
+from quorra_server.domain.errors import FieldProblem, InvalidRequest, Overloaded, PayloadTooLarge
+from quorra_server.domain.limits import Limits
+from quorra_server.observability.metrics import Metrics
+from quorra_server.services import Services
+from quorra_server.storage.database import Database
+from quorra_server.transports.rest.problems import from_decoding
+
+BODY_SECONDS_MAX = 30.0
+Body = TypeVar("Body")
+Query = TypeVar("Query")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What handlers need."""
+
+    services: Services
+    database: Database
+    metrics: Metrics
+    limits: Limits
+    version: str
+
+
+class Memory:
+    """Bounds the bytes of all request bodies that are in memory at a time."""
+
+    def __init__(self, bytes_max: int) -> None:
+        """Start empty."""
+        self._left = bytes_max
+
+    def take(self, size: int) -> None:
+        """Reserve room for more bytes.
+
+        Raises:
+            Overloaded: There is none; the client should come back.
+        """
+        if size > self._left:
+            raise Overloaded("The server holds too many large requests; try again shortly.", retry_after_seconds=1)
+        self._left -= size
+
+    def give_back(self, size: int) -> None:
+        """Return room."""
+        self._left += size
+
+
+@dataclass(slots=True)
+class Call(Generic[Body, Query]):
+    """One request: decoded, and with the principal that made it."""
+
+    server: Server
+    request: Request
+    principal: str
+    body: Body
+    query: Query
+    path: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A path and a method with what they take and give."""
+
+    method: str
+    path: str
+    handler: Callable[[Call[Any, Any]], Awaitable[HTTPResponse]]
+    summary: str
+    body: Any = None
+    query: Any = None
+    reply: Any = None
+    status: int = 200
+    is_open: bool = False
+    is_stream: bool = False
+    body_bytes_max: int | None = None
+    headers: tuple[str, ...] = ()
+    errors: tuple[int, ...] = (401, 422)
+    tag: str = field(default="jobs")
+
+
+def reply(value: Any, status: int = 200) -> HTTPResponse:
+    """Return a JSON reply."""
+    return HTTPResponse(msgspec.json.encode(value), status=status, content_type="application/json")
+
+
+async def read_body(request: Request, bytes_max: int, memory: Memory) -> bytes:
+    """Read a whole body, within its limit, the server's memory and 30 seconds.
+
+    Raises:
+        PayloadTooLarge: More than `bytes_max` bytes.
+        Overloaded: No room for it now.
+        InvalidRequest: It took too long.
+    """
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS_MAX):
+            async for chunk in body_chunks(request):
+                memory.take(len(chunk))
+                size += len(chunk)
+                chunks.append(chunk)
+                if size > bytes_max:
+                    raise PayloadTooLarge(f"The body has more than {bytes_max:,} bytes; send it in parts.")
+        return b"".join(chunks)
+    except TimeoutError as error:
+        raise InvalidRequest(f"The body did not arrive within {BODY_SECONDS_MAX:g} s.") from error
+    finally:
+        memory.give_back(size)
+
+
+async def body_chunks(request: Request) -> AsyncIterator[bytes]:
+    """Yield a body as it arrives."""
+    stream: Any = request.stream
+    while stream is not None and (chunk := await stream.read()):
+        yield chunk
+
+
+def decode_query(route: Route, request: Request) -> Any:
+    """Return the query parameters as the route's type.
+
+    Raises:
+        InvalidRequest: One is unknown, given twice, or does not fit.
+    """
+    if route.query is None:
+        if request.args:
+            raise _unknown(next(iter(request.args)), ())
+        return None
+    known = tuple(info.encode_name for info in msgspec.structs.fields(route.query))
+    values: dict[str, str] = {}
+    for name, found in request.args.items():
+        if name not in known:
+            raise _unknown(name, known)
+        if len(found) > 1:
+            raise _invalid(name, f"{name} is given {len(found)} times; give it once.")
+        values[name] = found[0]
+    try:
+        return msgspec.convert(values, route.query, strict=False)
+    except msgspec.ValidationError as error:
+        raise from_decoding(error) from error
+
+
+def _unknown(name: str, known: tuple[str, ...]) -> InvalidRequest:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return _invalid(name, f"{name} is not a parameter of this path{hint}.")
+
+
+def _invalid(field_name: str, message: str) -> InvalidRequest:
+    return InvalidRequest(message, problems=[FieldProblem(field_name, message)])
+
+
+def check_json_type(request: Request) -> None:
+    """Refuse bodies that say they are something else than JSON.
+
+    Raises:
+        InvalidRequest: The Content-Type is another one.
+    """
+    kind = (request.headers.get("content-type") or "application/json").partition(";")[0].strip().lower()
+    if kind not in ("application/json", "application/x-www-form-urlencoded"):
+        # curl -d says it is a form unless told otherwise; what counts is that it parses as JSON.
+        raise _invalid("Content-Type", f"Content-Type is {kind}; send application/json.")
