@@ -51,7 +51,9 @@ class Dashboard:
         app.add_route(self._for_members(self._job), "/jobs/<job_id:str>", methods=["GET"], name="dashboard_job")
         app.add_route(self._for_all(self._login), "/login", methods=["GET"], name="dashboard_login")
         app.add_route(self._for_all(self._sign_in), "/login", methods=["POST"], name="dashboard_sign_in", stream=True)
-        app.add_route(self._for_all(self._sign_out), "/logout", methods=["POST"], name="dashboard_sign_out", stream=True)
+        app.add_route(
+            self._for_all(self._sign_out), "/logout", methods=["POST"], name="dashboard_sign_out", stream=True
+        )
 
     def _for_members(self, page: Page) -> Page:
         async def signed_in(request: Request, **path: str) -> HTTPResponse:

@@ -171,6 +171,7 @@ class WorkStream:
             self._send(pb.ServerMessage(notice=pb.Notice(ended=ended)))
 
     def _take_reports(self, message: pb.Reports) -> None:
+        self._next_receipt = self._next_receipt or message.sequence
         reports, refused = convert.outcome_reports(message)
         self._services.starts.forget(report.lease for report in reports)
         for entry in message.started:
@@ -220,8 +221,6 @@ class WorkStream:
     def _receipt(self, sequence: int, refused: Sequence[pb.Refused]) -> None:
         """Send a receipt up to the last message before which none is open: a receipt covers all earlier ones."""
         self._answered.add(sequence)
-        if not self._next_receipt:
-            self._next_receipt = min(self._answered)
         while self._next_receipt in self._answered:
             self._answered.discard(self._next_receipt)
             self._next_receipt += 1

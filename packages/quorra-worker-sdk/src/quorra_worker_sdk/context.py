@@ -1,0 +1,107 @@
+"""What a handler is given beside its payload."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from quorra_proto.v1 import quorra_pb2 as pb
+
+Deps = TypeVar("Deps")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The job that a handler runs.
+
+    Attributes:
+        attempt: This run, counted from 1.
+    """
+
+    id: str
+    type: str
+    queue: str
+    priority: int
+    attempt: int
+    max_retries: int
+    generation: int
+    created_at: datetime
+    lease_id: str
+
+    @classmethod
+    def of(cls, message: pb.Job) -> "Job":
+        """Return the job of a message."""
+        return cls(
+            id=message.id,
+            type=message.type,
+            queue=message.queue,
+            priority=message.priority,
+            attempt=message.attempts + 1,
+            max_retries=message.max_retries,
+            generation=message.generation,
+            created_at=message.created_at.ToDatetime(tzinfo=UTC),
+            lease_id=message.lease_id,
+        )
+
+
+class Context(Generic[Deps]):
+    """One run, as its handler sees it; safe to use from the handler's thread."""
+
+    def __init__(
+        self, message: pb.Job, deps: Deps, loop: asyncio.AbstractEventLoop, say: Callable[[pb.Reports], None]
+    ) -> None:
+        """Take the job, what the worker's lifespan gave, and how to reach the server."""
+        self._message = message
+        self._loop = loop
+        self._say = say
+        self._ended: str | None = None
+        self._job: Job | None = None
+        self.deps = deps
+        self.log = logging.LoggerAdapter(
+            logging.getLogger("quorra.job"), {"job_id": message.id, "attempt": message.attempts + 1}
+        )
+
+    @property
+    def job(self) -> Job:
+        """The job."""
+        if self._job is None:
+            self._job = Job.of(self._message)
+        return self._job
+
+    @property
+    def idempotency_key(self) -> str:
+        """A key that is the same on every attempt, to pass on to whoever can recognise a repetition."""
+        return f"{self._message.id}-{self._message.generation}"
+
+    def cancelled(self) -> str | None:
+        """Return why the run should stop (`cancelled`, `lost`, `draining`), or None; for threads to look at."""
+        return self._ended
+
+    def progress(self, done: int, total: int = 0, note: str = "") -> None:
+        """Say how far the run is; people see the last word."""
+        self._tell(
+            pb.Reports(progress=[pb.Progress(lease_id=self._message.lease_id, done=done, total=total, note=note)])
+        )
+
+    def checkpoint(self, value: Any) -> None:
+        """Keep a value (anything that JSON can hold) for the next attempt, if there is one."""
+        encoded = msgspec.json.encode(value)
+        self._tell(pb.Reports(checkpoints=[pb.Checkpoint(lease_id=self._message.lease_id, value=encoded)]))
+
+    def last_checkpoint(self, kind: Any = Any) -> Any:
+        """Return what an earlier attempt kept, as `kind`; None if there is nothing."""
+        return msgspec.json.decode(self._message.checkpoint, type=kind) if self._message.checkpoint else None
+
+    def log_line(self, message: str, level: str = "info") -> None:
+        """Add a line to the job's log, which people read beside its history."""
+        self._tell(pb.Reports(logs=[pb.LogLine(lease_id=self._message.lease_id, level=level, message=message)]))
+
+    def end(self, reason: str) -> None:
+        """Note that the run should stop; called by the worker."""
+        self._ended = reason
+
+    def _tell(self, report: pb.Reports) -> None:
+        self._loop.call_soon_threadsafe(self._say, report)

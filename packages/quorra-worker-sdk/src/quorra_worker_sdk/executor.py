@@ -1,0 +1,122 @@
+"""The executor: runs one job to exactly one outcome, as a report that can be sent."""
+
+import asyncio
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+from quorra_proto.v1 import quorra_pb2 as pb
+
+from quorra_worker_sdk.context import Context
+from quorra_worker_sdk.handlers import BadPayload, Handler
+from quorra_worker_sdk.outcomes import Cancel, Dead, RetryAfter, Snooze
+from quorra_worker_sdk.process_pool import ProcessDied, ProcessPool, RemoteError
+
+RESULT_BYTES_MAX = 256 * 1024
+ERROR_CHARACTERS_MAX = 16 * 1024
+
+# What is reported of a run; None when there is nothing to report because the lease is lost.
+Ending = pb.Succeeded | pb.Failed | pb.Released | pb.Snoozed | pb.Cancelled
+_encode = msgspec.json.Encoder().encode
+
+
+class Executor:
+    """Runs handlers where they belong: on the loop, in a thread, or in a process."""
+
+    def __init__(self, slots: int, deps: Callable[[], Any]) -> None:
+        """Start nothing before it is needed; `deps` returns what the worker's lifespan gave."""
+        self._slots = slots
+        self._deps = deps
+        self._threads: ThreadPoolExecutor | None = None
+        self._processes: ProcessPool | None = None
+
+    async def run(self, handler: Handler[..., Any], job: pb.Job, context: Context[Any] | None) -> Ending:
+        """Run a job and return its outcome. A cancellation from outside is not an outcome, and is passed on."""
+        lease_id = job.lease_id
+        try:
+            arguments = handler.binding.arguments(job.payload)
+            result = await self._within_timeout(handler, job, context, arguments)
+            encoded = b"" if result is None else _encode(result)
+        except asyncio.CancelledError:
+            raise
+        except BadPayload as error:
+            return pb.Failed(lease_id=lease_id, error=str(error), kind="BadPayload", non_retryable=True)
+        except Snooze as snooze:
+            return pb.Snoozed(lease_id=lease_id, delay_ms=snooze.delay_ms, reason=snooze.reason)
+        except RetryAfter as retry:
+            return pb.Failed(lease_id=lease_id, error=retry.reason, kind="RetryAfter", retry_after_ms=retry.delay_ms)
+        except Cancel as cancel:
+            return pb.Cancelled(lease_id=lease_id, reason=cancel.reason)
+        except Dead as dead:
+            return pb.Failed(lease_id=lease_id, error=dead.reason, kind="Dead", non_retryable=True)
+        except Exception as error:
+            # Whatever a handler raises is a failed run; its traceback is what people need to see.
+            return _failure(lease_id, error, handler)
+        if len(encoded) > RESULT_BYTES_MAX:
+            message = (
+                f"the result has {len(encoded):,} bytes; at most {RESULT_BYTES_MAX:,} are kept: store it elsewhere"
+            )
+            return pb.Failed(lease_id=lease_id, error=message, kind="ResultTooLarge", non_retryable=True)
+        return pb.Succeeded(lease_id=lease_id, result=encoded)
+
+    def close(self) -> None:
+        """Stop threads and processes."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._processes is not None:
+            self._processes.close()
+
+    async def _within_timeout(
+        self, handler: Handler[..., Any], job: pb.Job, context: Context[Any] | None, arguments: dict[str, Any]
+    ) -> Any:
+        seconds = _timeout_seconds(handler.timeout, job.timeout_ms)
+        if seconds is None:
+            return await self._call(handler, job, context, arguments)
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                return await self._call(handler, job, context, arguments)
+        except TimeoutError as error:
+            if limit.expired():
+                raise TimeoutError(f"the run took longer than its timeout of {seconds:g} s") from error
+            raise
+
+    async def _call(
+        self, handler: Handler[..., Any], job: pb.Job, context: Context[Any] | None, arguments: dict[str, Any]
+    ) -> Any:
+        if handler.executor == "process":
+            if self._processes is None:
+                self._processes = ProcessPool(self._slots)
+            module, name = handler.function.__module__, handler.function.__name__
+            return await self._processes.run(module, name, job.payload)
+        leading = (context,) if handler.binding.takes_context else ()
+        if handler.executor == "async":
+            return await handler.function(*leading, **arguments)
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._slots, thread_name_prefix="quorra-handler")
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, lambda: handler.function(*leading, **arguments))
+
+
+def _timeout_seconds(of_handler: timedelta | None, of_job_ms: int) -> float | None:
+    limits = [of_job_ms / 1000] if of_job_ms else []
+    if of_handler is not None:
+        limits.append(of_handler.total_seconds())
+    return min(limits, default=None)
+
+
+def _failure(lease_id: str, error: Exception, handler: Handler[..., Any]) -> pb.Failed:
+    kind = error.kind if isinstance(error, RemoteError) else f"{type(error).__module__}.{type(error).__qualname__}"
+    if isinstance(error, (RemoteError, ProcessDied)):
+        text = str(error)
+    else:
+        text = "".join(traceback.format_exception(error))
+    return pb.Failed(
+        lease_id=lease_id,
+        # The end of a traceback says what happened; the beginning is the frames of the SDK.
+        error=text[-ERROR_CHARACTERS_MAX:],
+        kind=kind.removeprefix("builtins."),
+        non_retryable=isinstance(error, handler.retry.give_up_on),
+    )

@@ -1,0 +1,197 @@
+"""Handlers: what a worker runs for a type of job, and how payloads become arguments and back."""
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Generic, Literal, ParamSpec, TypeVar
+
+import msgspec
+
+from quorra_worker_sdk.errors import BadHandler
+
+P = ParamSpec("P")
+R = TypeVar("R")
+ExecutorName = Literal["async", "thread", "process"]
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How failures of a handler are treated.
+
+    Attributes:
+        max_retries: Runs after the first one; None leaves it to the server (3).
+        backoff: `exponential`, `linear` or `fixed`; None leaves it to the queue.
+        base_seconds: Where the back-off begins.
+        max_seconds: No delay is longer.
+        jitter: Share of the delay that is random, 0 to 1.
+        give_up_on: Errors that no further run can mend: the job is dead at once.
+    """
+
+    max_retries: int | None = None
+    backoff: Literal["exponential", "linear", "fixed"] | None = None
+    base_seconds: float = 2.0
+    max_seconds: float = 3600.0
+    jitter: float = 0.0
+    give_up_on: tuple[type[BaseException], ...] = ()
+
+
+class BadPayload(Exception):
+    """A payload does not fit its handler; retrying cannot help."""
+
+
+class Binding:
+    """How the payload of a handler becomes its arguments: fixed when it is registered, so that a job costs one decode."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        """Read the signature.
+
+        Raises:
+            BadHandler: It cannot be called with a JSON object.
+        """
+        hints = _hints(function)
+        parameters = list(inspect.signature(function).parameters.values())
+        self.takes_context = bool(parameters) and _is_context(parameters[0], hints)
+        if self.takes_context:
+            parameters = parameters[1:]
+        for parameter in parameters:
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
+                raise BadHandler(f"{function.__qualname__}: payload keys are names, so {parameter} cannot be filled.")
+        self._signature = inspect.Signature(parameters)
+        self._lone_name: str | None = None
+        self._pydantic: Any = None
+        lone = hints.get(parameters[0].name) if len(parameters) == 1 else None
+        if lone is not None and _is_struct(lone):
+            self._lone_name = parameters[0].name
+            self._pydantic = lone if hasattr(lone, "model_validate_json") else None
+            self._decode = None if self._pydantic else msgspec.json.Decoder(lone).decode
+        else:
+            self._names = [parameter.name for parameter in parameters if parameter.kind != parameter.VAR_KEYWORD]
+            self._decode = _decoder(function, parameters, hints)
+        self.return_type = hints.get("return", Any)
+
+    def arguments(self, payload: bytes) -> dict[str, Any]:
+        """Return the keyword arguments for a payload.
+
+        Raises:
+            BadPayload: It does not fit; the message names the field.
+        """
+        try:
+            if self._pydantic is not None:
+                assert self._lone_name is not None
+                return {self._lone_name: self._pydantic.model_validate_json(payload)}
+            assert self._decode is not None
+            decoded = self._decode(payload)
+        except (ValueError, msgspec.MsgspecError) as error:
+            raise BadPayload(f"the payload does not fit the handler: {error}") from error
+        if self._lone_name is not None:
+            return {self._lone_name: decoded}
+        if isinstance(decoded, dict):
+            return decoded
+        return {name: getattr(decoded, name) for name in self._names}
+
+    def payload(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+        """Return the payload for arguments.
+
+        Raises:
+            TypeError: The arguments do not fit the handler, or cannot be written as JSON.
+        """
+        bound = self._signature.bind(*args, **kwargs)
+        if self._lone_name is not None:
+            value = bound.arguments[self._lone_name]
+            return value.model_dump_json().encode() if self._pydantic else msgspec.json.encode(value)
+        values = dict(bound.arguments)
+        for parameter in self._signature.parameters.values():
+            if parameter.kind == parameter.VAR_KEYWORD:
+                values.update(values.pop(parameter.name, {}))
+        return msgspec.json.encode(values)
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function)
+    except (NameError, TypeError) as error:
+        raise BadHandler(f"{function.__qualname__}: its annotations cannot be read: {error}") from error
+
+
+def _is_context(parameter: inspect.Parameter, hints: Mapping[str, Any]) -> bool:
+    from quorra_worker_sdk.context import Context
+
+    annotation = hints.get(parameter.name)
+    return annotation is Context or typing.get_origin(annotation) is Context
+
+
+def _is_struct(kind: Any) -> bool:
+    if not isinstance(kind, type):
+        return False
+    return (
+        issubclass(kind, msgspec.Struct)
+        or dataclasses.is_dataclass(kind)
+        or typing.is_typeddict(kind)
+        or hasattr(kind, "model_validate_json")
+    )
+
+
+def _decoder(
+    function: Callable[..., Any], parameters: list[inspect.Parameter], hints: Mapping[str, Any]
+) -> Callable[[bytes], Any]:
+    """Return a decoder into a struct with a field for each parameter."""
+    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
+        return msgspec.json.Decoder(dict[str, Any]).decode
+    fields: list[Any] = []
+    for parameter in parameters:
+        kind = hints.get(parameter.name, Any)
+        if parameter.default is parameter.empty:
+            fields.append((parameter.name, kind))
+        else:
+            fields.append((parameter.name, kind, _default(parameter.default)))
+    try:
+        struct = msgspec.defstruct(f"{function.__name__}_payload", fields, kw_only=True, forbid_unknown_fields=True)
+        return msgspec.json.Decoder(struct).decode
+    except TypeError as error:
+        raise BadHandler(f"{function.__qualname__}: its parameters cannot be read from JSON: {error}") from error
+
+
+def _default(value: Any) -> Any:
+    # A mutable default is made anew for each job, as a default factory.
+    return msgspec.field(default_factory=lambda: value) if isinstance(value, (list, dict, set)) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Handler(Generic[P, R]):
+    """A function with the type of job that it handles and how it is run.
+
+    Attributes:
+        timeout: Longest run; None means no limit.
+    """
+
+    type: str
+    function: Callable[..., Any]
+    queue: str
+    binding: Binding
+    executor: ExecutorName
+    timeout: timedelta | None
+    retry: Retry
+
+
+def executor_for(function: Callable[..., Any], wished: ExecutorName | None, binding: Binding) -> ExecutorName:
+    """Return where a function runs: coroutines on the loop, others in a thread, unless wished otherwise.
+
+    Raises:
+        BadHandler: The wish does not fit the function.
+    """
+    is_async = inspect.iscoroutinefunction(function)
+    if wished is None:
+        return "async" if is_async else "thread"
+    if (wished == "async") != is_async:
+        raise BadHandler(
+            f"{function.__qualname__}: executor={wished!r} does not fit; leave it out, or make it "
+            f"{'an async' if wished == 'async' else 'a plain'} function."
+        )
+    if wished == "process" and binding.takes_context:
+        raise BadHandler(
+            f"{function.__qualname__}: a handler in another process gets no context; take only the payload."
+        )
+    return wished

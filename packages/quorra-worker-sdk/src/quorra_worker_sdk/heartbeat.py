@@ -1,0 +1,68 @@
+"""The heartbeat: renews leases from a thread of its own, so that a handler that blocks the event loop keeps its lease."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import grpc
+from quorra_proto.v1 import quorra_pb2 as pb
+from quorra_proto.v1.quorra_pb2_grpc import WorkerServiceStub
+
+
+class Renewal(Protocol):
+    """Called (in the heartbeat's thread) after each answer."""
+
+    def __call__(self, lease_ids: Sequence[str], sent_at: float, reply: pb.HeartbeatReply) -> None:
+        """Take which leases were named, when the request left (monotonic seconds), and the answer."""
+        ...
+
+
+class Heartbeat:
+    """One thread with one synchronous channel."""
+
+    def __init__(
+        self,
+        channel: Callable[[], grpc.Channel],
+        metadata: Sequence[tuple[str, str]],
+        held: Callable[[], list[str]],
+        request: Callable[[list[str]], pb.HeartbeatRequest],
+        renewed: Renewal,
+        refused: Callable[[grpc.RpcError], None],
+    ) -> None:
+        """Take what to renew and whom to tell; `held` and both callbacks run in the thread."""
+        self._channel = channel
+        self._metadata = tuple(metadata)
+        self._held = held
+        self._request = request
+        self._renewed = renewed
+        self._refused = refused
+        self._stop = threading.Event()
+        self._interval_seconds = 10.0
+        self._thread = threading.Thread(target=self._run, name="quorra-heartbeat", daemon=True)
+
+    def start(self, interval_seconds: float) -> None:
+        """Begin to beat; a later call changes the interval."""
+        self._interval_seconds = interval_seconds
+        if not self._thread.is_alive() and not self._stop.is_set():
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Stop after the beat under way."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        with self._channel() as channel:
+            stub = WorkerServiceStub(channel)
+            while not self._stop.wait(self._interval_seconds):
+                self._beat(stub)
+
+    def _beat(self, stub: WorkerServiceStub) -> None:
+        lease_ids = self._held()
+        sent_at = time.monotonic()
+        try:
+            reply = stub.Heartbeat(self._request(lease_ids), timeout=self._interval_seconds, metadata=self._metadata)
+        except grpc.RpcError as error:
+            self._refused(error)
+        else:
+            self._renewed(lease_ids, sent_at, reply)

@@ -1,0 +1,259 @@
+"""The session: one `Work` conversation after another with the server, and what must survive the break between them.
+
+Reports are kept until their receipt and sent again on the next stream; repeating them is harmless. One task reads and one
+writes.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import grpc
+from quorra_proto.v1 import quorra_pb2 as pb
+from quorra_proto.v1.quorra_pb2_grpc import WorkerServiceStub
+
+from quorra_worker_sdk.errors import Forbidden, InvalidRequest, Unauthenticated, from_grpc
+from quorra_worker_sdk.executor import Ending
+
+log = logging.getLogger("quorra.worker")
+
+RECONNECT_SECONDS = (0.1, 5.0)
+SILENT_PINGS_MAX = 3
+PING_SECONDS_DEFAULT = 5.0
+REPORTS_PER_MESSAGE_MAX = 1_000
+MESSAGE_BYTES_MAX = 64 * 1024 * 1024
+# Trying again does not mend these.
+FATAL = (Unauthenticated, Forbidden, InvalidRequest)
+
+Call = grpc.aio.StreamStreamCall[pb.WorkerMessage, pb.ServerMessage]
+
+
+class Listener(Protocol):
+    """Whom the session tells what the server said; called on the event loop."""
+
+    def connected(self, welcome: pb.Welcome) -> None:
+        """A stream is open: grant credit for it."""
+
+    def jobs_arrived(self, jobs: Sequence[pb.Job]) -> None:
+        """Jobs were sent."""
+
+    def leases_ended(self, ended: Iterable[pb.LeaseEnded]) -> None:
+        """Runs should stop."""
+
+    def reports_refused(self, refused: Sequence[pb.Refused]) -> None:
+        """Reports did not decide their job."""
+
+
+class Session:
+    """Talks to the server, and reopens the stream whenever it breaks or falls silent."""
+
+    def __init__(
+        self,
+        channel: Callable[[], grpc.aio.Channel],
+        metadata: Sequence[tuple[str, str]],
+        hello: Callable[[], pb.Hello],
+        listener: Listener,
+    ) -> None:
+        """Take how to connect, how to introduce the worker, and whom to tell."""
+        self._open_channel = channel
+        self._metadata = tuple(metadata)
+        self._hello = hello
+        self._listener = listener
+        self._sequence = 0
+        self._unreceipted: dict[int, pb.Reports] = {}
+        self._endings: list[Ending] = []
+        self._started: list[pb.Started] = []
+        self._said = pb.Reports()
+        self._has_said = False
+        self._outbox: asyncio.Queue[pb.WorkerMessage] | None = None
+        self._flush_is_due = False
+        self._heard_at = 0.0
+        self._ping_seconds = PING_SECONDS_DEFAULT
+        self._all_receipted = asyncio.Event()
+        self._all_receipted.set()
+        self._is_closing = False
+        self._call: Call | None = None
+
+    async def run(self) -> None:
+        """Hold conversations until `close`.
+
+        Raises:
+            Unauthenticated, Forbidden, InvalidRequest: The server will never take this worker as it is.
+        """
+        pause = RECONNECT_SECONDS[0]
+        while not self._is_closing:
+            began = time.monotonic()
+            try:
+                await self._converse()
+            except grpc.aio.AioRpcError as error:
+                problem = from_grpc(error)
+                if isinstance(problem, FATAL):
+                    raise problem from error
+                if not self._is_closing:
+                    log.warning("the stream to the server ended (%s); opening it again", problem)
+            except TimeoutError:
+                log.warning("the server has been silent for too long; opening the stream again")
+            self._outbox = None
+            if time.monotonic() - began > RECONNECT_SECONDS[1]:
+                pause = RECONNECT_SECONDS[0]
+            if not self._is_closing:
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+            pause = min(pause * 2, RECONNECT_SECONDS[1])
+
+    def reconnect(self) -> None:
+        """Give up the stream, for example because a heartbeat was refused; the next one is opened at once."""
+        if self._call is not None:
+            self._call.cancel()
+
+    def report(self, ending: Ending) -> None:
+        """Report an outcome; it is sent with whatever else ends in this turn of the loop."""
+        self._endings.append(ending)
+        self._all_receipted.clear()
+        if len(self._endings) >= REPORTS_PER_MESSAGE_MAX:
+            self._flush()
+        else:
+            self._flush_soon()
+
+    def started(self, lease_id: str, ago_ms: int) -> None:
+        """Report that a run started."""
+        self._started.append(pb.Started(lease_id=lease_id, ago_ms=ago_ms))
+        self._flush_soon()
+
+    def say(self, reports: pb.Reports) -> None:
+        """Send progress, checkpoints or log lines."""
+        self._said.MergeFrom(reports)
+        self._has_said = True
+        self._flush_soon()
+
+    def grant(self, granted_total: int) -> None:
+        """Tell the server how many jobs it may have sent in all on this stream."""
+        self._send(pb.WorkerMessage(credit=pb.Credit(granted_total=granted_total)))
+
+    def goodbye(self, reason: str) -> None:
+        """Ask for no more jobs."""
+        self._send(pb.WorkerMessage(goodbye=pb.Goodbye(reason=reason)))
+
+    async def close(self, seconds: float) -> None:
+        """Wait until every report is durable, at most so long, and end the conversation."""
+        self._flush()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._all_receipted.wait()
+        except TimeoutError:
+            log.warning("%d reports have no receipt yet; their jobs will run again", len(self._unreceipted))
+        self._is_closing = True
+        if self._call is not None:
+            self._call.cancel()
+
+    def _flush_soon(self) -> None:
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_is_due = False
+        if not (self._endings or self._started or self._has_said):
+            return
+        self._sequence += 1
+        reports, self._said, self._has_said = self._said, pb.Reports(), False
+        reports.sequence = self._sequence
+        reports.started.extend(self._started)
+        self._started = []
+        endings, self._endings = self._endings, []
+        reports.succeeded.extend([ending for ending in endings if isinstance(ending, pb.Succeeded)])
+        if len(reports.succeeded) < len(endings):
+            reports.failed.extend(ending for ending in endings if isinstance(ending, pb.Failed))
+            reports.released.extend(ending for ending in endings if isinstance(ending, pb.Released))
+            reports.snoozed.extend(ending for ending in endings if isinstance(ending, pb.Snoozed))
+            reports.cancelled.extend(ending for ending in endings if isinstance(ending, pb.Cancelled))
+        self._unreceipted[self._sequence] = reports
+        self._all_receipted.clear()
+        self._send(pb.WorkerMessage(reports=reports))
+
+    def _send(self, message: pb.WorkerMessage) -> None:
+        # Between two streams nothing is lost: reports are kept, and credit is granted anew.
+        if self._outbox is not None:
+            self._outbox.put_nowait(message)
+
+    async def _converse(self) -> None:
+        async with self._open_channel() as channel:
+            call: Call = WorkerServiceStub(channel).Work(metadata=self._metadata)
+            self._call = call
+            outbox: asyncio.Queue[pb.WorkerMessage] = asyncio.Queue()
+            self._outbox = outbox
+            outbox.put_nowait(pb.WorkerMessage(hello=self._hello()))
+            for reports in self._unreceipted.values():
+                outbox.put_nowait(pb.WorkerMessage(reports=reports))
+            self._heard_at = time.monotonic()
+            tasks = [
+                asyncio.create_task(self._read(call)),
+                asyncio.create_task(self._write(call, outbox)),
+                asyncio.create_task(self._ping()),
+            ]
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            except asyncio.CancelledError:
+                # The call was cancelled by `reconnect` or `close`; a cancellation of our own task looks the same to us,
+                # and is told apart by asking the task.
+                current = asyncio.current_task()
+                if current is not None and current.cancelling():
+                    raise
+            finally:
+                self._call = None
+                call.cancel()
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self, call: Call) -> None:
+        while isinstance(message := await call.read(), pb.ServerMessage):
+            self._heard_at = time.monotonic()
+            kind = message.WhichOneof("message")
+            if kind == "jobs":
+                self._listener.jobs_arrived(message.jobs.jobs)
+            elif kind == "receipts":
+                self._take_receipts(message.receipts)
+            elif kind == "notice":
+                self._take_notice(message.notice)
+                if message.notice.drain:
+                    return
+            elif kind == "welcome":
+                self._ping_seconds = max(message.welcome.ping_interval_ms / 1000, 0.1)
+                self._listener.connected(message.welcome)
+        if await call.code() != grpc.StatusCode.OK:
+            raise _status_error(call, await call.code(), await call.details())
+
+    async def _write(self, call: Call, outbox: "asyncio.Queue[pb.WorkerMessage]") -> None:
+        while True:
+            await call.write(await outbox.get())
+
+    async def _ping(self) -> None:
+        nonce = 0
+        while time.monotonic() - self._heard_at < SILENT_PINGS_MAX * self._ping_seconds:
+            await asyncio.sleep(self._ping_seconds)
+            nonce += 1
+            self._send(pb.WorkerMessage(ping=pb.Ping(nonce=nonce)))
+        raise TimeoutError("the server is silent")
+
+    def _take_receipts(self, receipts: pb.Receipts) -> None:
+        for sequence in [number for number in self._unreceipted if number <= receipts.sequence]:
+            del self._unreceipted[sequence]
+        if receipts.refused:
+            self._listener.reports_refused(receipts.refused)
+        if not self._unreceipted and not self._endings:
+            self._all_receipted.set()
+
+    def _take_notice(self, notice: pb.Notice) -> None:
+        if notice.message:
+            log.info("the server says: %s", notice.message)
+        if notice.ended:
+            self._listener.leases_ended(notice.ended)
+
+
+def _status_error(call: Call, code: grpc.StatusCode, details: str | None) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details)

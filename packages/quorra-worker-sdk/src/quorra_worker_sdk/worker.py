@@ -1,0 +1,529 @@
+"""The worker: slots, the run loop, and the drain."""
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.metadata import version
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+
+import grpc
+from quorra_proto.v1 import quorra_pb2 as pb
+
+from quorra_worker_sdk import config
+from quorra_worker_sdk.client import AsyncClient, JobHandler
+from quorra_worker_sdk.context import Context
+from quorra_worker_sdk.errors import BadHandler, QuorraError, from_grpc
+from quorra_worker_sdk.executor import Ending, Executor
+from quorra_worker_sdk.handlers import Binding, ExecutorName, Handler, Retry, executor_for
+from quorra_worker_sdk.heartbeat import Heartbeat
+from quorra_worker_sdk.session import Session
+
+log = logging.getLogger("quorra.worker")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Deps = TypeVar("Deps")
+Lifespan = Callable[[], AbstractAsyncContextManager[Deps]]
+
+SDK_NAME = "quorra-worker-sdk-python"
+SDK_VERSION = version("quorra-worker-sdk")
+# Jobs held beyond the running ones: as many as end in this time, so that the pipe stays full and nothing is hoarded.
+PREFETCH_SECONDS = 0.2
+PREFETCH_JOBS_MAX = 2_000
+RATE_ROUND_SECONDS = 0.1
+# A run that is shorter needs no start report: its outcome brings the start along.
+START_REPORT_SECONDS = 0.01
+DEADLINE_ROUND_SECONDS = 0.25
+# The worker stops a run this share of the lease before it ends on the server.
+LEASE_MARGIN = 0.1
+UNKNOWN_TYPE_DELAY_MS = 5_000
+RECEIPTS_SECONDS_MAX = 5.0
+
+
+@dataclass(slots=True)
+class _Run:
+    """A job that runs."""
+
+    job: pb.Job
+    handler: Handler[..., Any]
+    started_at: float
+    task: "asyncio.Task[None] | None" = None
+    context: Context[Any] | None = None
+    start_was_reported: bool = False
+    ended_because: str = ""
+
+
+class Worker(Generic[Deps]):
+    """Leases jobs from a Quorra server and runs their handlers.
+
+    What is not given is read from the environment: `QUORRA_GRPC_ADDR`, `QUORRA_API_KEY` and the `QUORRA_WORKER_*` variables.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        queues: Mapping[str, int] | Sequence[str] | None = None,
+        slots: int | None = None,
+        lifespan: Lifespan[Deps] | None = None,
+        api_key: str | None = None,
+        worker_id: str | None = None,
+        lease_ttl: timedelta | None = None,
+        grace: timedelta = timedelta(seconds=30),
+        prefetch_jobs_max: int = PREFETCH_JOBS_MAX,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        """Set a worker up; nothing is opened before `run` or `serve`.
+
+        Args:
+            address: `host:port` of the server's gRPC port.
+            queues: Names in the order of preference; as a mapping, each with its own bound of jobs held at a time.
+            slots: Jobs that run at the same time; 5 by default, or the sum of the queues' bounds.
+            lifespan: An async context manager; what it yields is `ctx.deps` of every handler.
+            lease_ttl: How long the server waits for a sign of life; 30 s by default.
+            grace: How long running jobs may go on after the first SIGTERM.
+            prefetch_jobs_max: Jobs held beyond the running ones, at most.
+        """
+        settings = config.load()
+        self.address = address or settings.address
+        self.api_key = settings.api_key if api_key is None else api_key
+        self.worker_id = config.unique_id(worker_id) if worker_id else settings.worker_id
+        wanted: Mapping[str, int] | Sequence[str] = queues if queues is not None else settings.queues
+        self.queues: dict[str, int] = dict(wanted) if isinstance(wanted, Mapping) else dict.fromkeys(wanted, 0)
+        bounds = sum(self.queues.values())
+        self.slots = slots or (bounds if bounds and all(self.queues.values()) else settings.slots)
+        self.lease_ttl_seconds = round(lease_ttl.total_seconds()) if lease_ttl else settings.lease_ttl_seconds
+        self.grace_seconds = grace.total_seconds()
+        self.prefetch_jobs_max = prefetch_jobs_max
+        self.client = AsyncClient(self.address, api_key=self.api_key)
+        self.handlers: dict[str, Handler[..., Any]] = {}
+        self._lifespan: Lifespan[Any] = lifespan or _no_lifespan
+        self._labels = dict(labels or {})
+        self._boot_id = secrets.token_hex(8)
+        self._deps: Any = None
+        self._stopping: asyncio.Event | None = None
+        self._is_hurried = False
+        self._draining = False
+        self._held: dict[str, float] = {}
+        self._waiting: deque[pb.Job] = deque()
+        self._running: dict[str, _Run] = {}
+        self._received = 0
+        self._granted = 0
+        self._ended_in_round = 0
+        self._prefetch = 0
+        self._idle = asyncio.Event()
+        self._unreported_starts: list[_Run] = []
+
+    @overload
+    def job(
+        self,
+        type: str,
+        *,
+        queue: str = ...,
+        timeout: timedelta | None = ...,
+        retry: Retry = ...,
+        executor: ExecutorName | None = ...,
+    ) -> "_Decorator": ...
+
+    @overload
+    def job(self, type: str) -> "_Decorator": ...
+
+    def job(
+        self,
+        type: str,
+        *,
+        queue: str | None = None,
+        timeout: timedelta | None = None,
+        retry: Retry | None = None,
+        executor: ExecutorName | None = None,
+    ) -> "_Decorator":
+        """Return a decorator that makes a function the handler of a type.
+
+        Args:
+            type: What jobs name.
+            queue: Where `.enqueue()` puts them; the worker's first queue by default.
+            timeout: Longest run.
+            retry: How failures are treated.
+            executor: `async`, `thread` or `process`; chosen by the function by default.
+
+        Raises:
+            BadHandler: The function cannot be a handler as it is.
+        """
+        return _Decorator(self, type, queue or next(iter(self.queues)), timeout, retry or Retry(), executor)
+
+    def add(
+        self,
+        type: str,
+        function: Callable[..., Any],
+        *,
+        queue: str | None = None,
+        timeout: timedelta | None = None,
+        retry: Retry | None = None,
+        executor: ExecutorName | None = None,
+    ) -> "Worker[Deps]":
+        """Make a function the handler of a type, without a decorator."""
+        binding = Binding(function)
+        if type in self.handlers:
+            raise BadHandler(f"{type!r} has a handler already: {self.handlers[type].function.__qualname__}.")
+        self.handlers[type] = Handler(
+            type=type,
+            function=function,
+            queue=queue or next(iter(self.queues)),
+            binding=binding,
+            executor=executor_for(function, executor, binding),
+            timeout=timeout,
+            retry=retry or Retry(),
+        )
+        return self
+
+    def run(self) -> None:
+        """Work until SIGTERM or SIGINT; a second signal hurries."""
+        asyncio.run(self._run_with_signals())
+
+    async def _run_with_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled)
+        await self.serve()
+
+    def _signalled(self) -> None:
+        if self._stopping is not None and self._stopping.is_set():
+            self._is_hurried = True
+            self._cancel_running("draining")
+        self.stop()
+
+    def stop(self) -> None:
+        """Begin to drain: no new jobs, running ones may end within the grace. Safe to call from the loop only."""
+        if self._stopping is not None:
+            self._stopping.set()
+
+    async def serve(self) -> None:
+        """Work inside somebody's own loop until `stop` or a cancellation; signals are left alone.
+
+        Raises:
+            Unauthenticated: The API key is wrong.
+            InvalidRequest: The server does not take this worker; the message says why.
+        """
+        self._stopping = asyncio.Event()
+        executor = Executor(self.slots, lambda: self._deps)
+        session = Session(self._async_channel, self._metadata(), self._hello, self)
+        self._session, self._executor = session, executor
+        heartbeat = Heartbeat(
+            self._sync_channel,
+            self._metadata(),
+            lambda: list(self._held),
+            self._heartbeat_request,
+            self._renewed_in_thread,
+            self._heartbeat_failed_in_thread,
+        )
+        self._loop = asyncio.get_running_loop()
+        self._heartbeat = heartbeat
+        async with self._lifespan() as self._deps:
+            conversation = asyncio.create_task(session.run())
+            rounds = [asyncio.create_task(self._watch_deadlines()), asyncio.create_task(self._measure())]
+            stopping = asyncio.create_task(self._stopping.wait())
+            try:
+                await asyncio.wait([conversation, stopping], return_when=asyncio.FIRST_COMPLETED)
+                if conversation.done():
+                    conversation.result()
+                await self._drain()
+                await session.close(RECEIPTS_SECONDS_MAX)
+            finally:
+                heartbeat.stop()
+                for task in (conversation, stopping, *rounds):
+                    task.cancel()
+                await asyncio.gather(conversation, stopping, *rounds, return_exceptions=True)
+                executor.close()
+                await self.client.close()
+
+    # What the session says.
+
+    def connected(self, welcome: pb.Welcome) -> None:
+        """Take the server's terms and grant credit for the new stream."""
+        for adjustment in welcome.adjusted:
+            log.warning("the server changed a wish: %s", adjustment)
+        self.lease_ttl_seconds = welcome.lease_ttl_seconds
+        self._heartbeat.start(welcome.heartbeat_interval_ms / 1000)
+        self._received = self._granted = 0
+        if self._draining:
+            self._session.goodbye("the worker drains")
+        self._grant()
+        log.info("connected to %s (%s)", welcome.server_id, welcome.server_version)
+
+    def jobs_arrived(self, jobs: Sequence[pb.Job]) -> None:
+        """Run jobs, or keep them until a slot is free."""
+        self._received += len(jobs)
+        now = time.monotonic()
+        for job in jobs:
+            # Counted from when they arrived; the first heartbeat makes it exact.
+            self._held[job.lease_id] = now + job.lease_expires_in_ms / 1000 * (1 - LEASE_MARGIN)
+        self._waiting.extend(jobs)
+        self._fill()
+
+    def leases_ended(self, ended: Iterable[pb.LeaseEnded]) -> None:
+        """Stop runs that are over on the server."""
+        for lease in ended:
+            self._end(lease.lease_id, lease.reason)
+
+    def reports_refused(self, refused: Sequence[pb.Refused]) -> None:
+        """Note reports that came too late."""
+        for entry in refused:
+            if entry.reason != pb.REFUSAL_REASON_ALREADY_SETTLED_SAME:
+                log.warning(
+                    "a report was refused: %s (%s)", pb.RefusalReason.Name(entry.reason), entry.outcome or "no outcome"
+                )
+
+    # Running.
+
+    def _fill(self) -> None:
+        """Start what waits, as far as slots are free."""
+        while self._waiting and len(self._running) < self.slots:
+            job = self._waiting.popleft()
+            if self._draining:
+                self._give_back(job, "the worker drains")
+            elif time.monotonic() >= self._held.get(job.lease_id, 0.0):
+                self._held.pop(job.lease_id, None)
+            else:
+                self._start(job)
+        self._grant()
+
+    def _start(self, job: pb.Job) -> None:
+        handler = self.handlers.get(job.type)
+        if handler is None:
+            log.warning("no handler for type %r: job %s is given back for another worker", job.type, job.id)
+            self._give_back(job, f"worker {self.worker_id} has no handler for {job.type}", UNKNOWN_TYPE_DELAY_MS)
+            return
+        run = _Run(job, handler, time.monotonic())
+        if handler.binding.takes_context:
+            run.context = Context(job, self._deps, self._loop, self._session.say)
+        self._running[job.lease_id] = run
+        if not self._unreported_starts:
+            self._loop.call_later(START_REPORT_SECONDS, self._report_starts)
+        self._unreported_starts.append(run)
+        run.task = self._loop.create_task(self._run_job(run))
+
+    async def _run_job(self, run: _Run) -> None:
+        lease_id = run.job.lease_id
+        ending: Ending | None = None
+        try:
+            ending = await self._executor.run(run.handler, run.job, run.context)
+        except asyncio.CancelledError:
+            if run.ended_because in ("", "draining"):
+                ending = pb.Released(lease_id=lease_id, reason="the worker shut down before the run ended")
+        finally:
+            self._running.pop(lease_id, None)
+            self._held.pop(lease_id, None)
+            self._ended_in_round += 1
+            if ending is not None and run.ended_because in ("", "draining"):
+                if not isinstance(ending, (pb.Released, pb.Snoozed)):
+                    ending.run_ms = int((time.monotonic() - run.started_at) * 1000)
+                self._session.report(ending)
+            if self._waiting:
+                self._fill()
+            elif not self._running:
+                self._grant()
+                self._idle.set()
+            else:
+                self._grant()
+
+    def _report_starts(self) -> None:
+        """Report the starts of runs that are still going on."""
+        runs, self._unreported_starts = self._unreported_starts, []
+        now = time.monotonic()
+        for run in runs:
+            if run.job.lease_id not in self._running:
+                continue
+            if now - run.started_at >= START_REPORT_SECONDS:
+                run.start_was_reported = True
+                self._session.started(run.job.lease_id, int((now - run.started_at) * 1000))
+            else:
+                self._unreported_starts.append(run)
+        if self._unreported_starts:
+            self._loop.call_later(START_REPORT_SECONDS, self._report_starts)
+
+    def _give_back(self, job: pb.Job, reason: str, delay_ms: int = 0) -> None:
+        self._held.pop(job.lease_id, None)
+        self._session.report(pb.Released(lease_id=job.lease_id, reason=reason, delay_ms=delay_ms))
+
+    def _end(self, lease_id: str, reason: str) -> None:
+        """Stop a run whose lease is over, or forget a job that has not started."""
+        self._held.pop(lease_id, None)
+        run = self._running.get(lease_id)
+        if run is None or run.ended_because:
+            return
+        log.warning("job %s of type %r is stopped: its lease is %s", run.job.id, run.job.type, reason)
+        run.ended_because = reason
+        if run.context is not None:
+            run.context.end(reason)
+        if run.task is not None:
+            run.task.cancel(f"the lease is {reason}")
+
+    # Credit.
+
+    def _grant(self) -> None:
+        """Allow as many jobs as keep the pipe full: the slots and what ends within `PREFETCH_SECONDS`."""
+        if self._draining:
+            return
+        window = self.slots + self._prefetch
+        target = self._received + window - len(self._running) - len(self._waiting)
+        if target - self._granted >= max(1, window // 4) or (target > self._granted and not self._running):
+            self._granted = target
+            self._session.grant(target)
+
+    async def _measure(self) -> None:
+        """Let the prefetch follow the rate at which runs end."""
+        while True:
+            await asyncio.sleep(RATE_ROUND_SECONDS)
+            wished = int(self._ended_in_round * PREFETCH_SECONDS / RATE_ROUND_SECONDS)
+            self._ended_in_round = 0
+            # Doubling at most, so that one burst does not hoard; halving at most, so that a pause does not starve.
+            grown = min(wished, max(self._prefetch * 2, self.slots))
+            self._prefetch = min(max(grown, self._prefetch // 2), self.prefetch_jobs_max)
+            self._grant()
+
+    # Leases.
+
+    async def _watch_deadlines(self) -> None:
+        """Stop runs whose lease was not renewed in time: the worker always stops before the server gives the job away."""
+        while True:
+            await asyncio.sleep(DEADLINE_ROUND_SECONDS)
+            now = time.monotonic()
+            for lease_id in [lease_id for lease_id, deadline in self._held.items() if deadline <= now]:
+                self._end(lease_id, "lost")
+
+    def _heartbeat_request(self, lease_ids: list[str]) -> pb.HeartbeatRequest:
+        return pb.HeartbeatRequest(
+            worker_id=self.worker_id,
+            boot_id=self._boot_id,
+            lease_ids=lease_ids,
+            lease_ttl_seconds=self.lease_ttl_seconds,
+            running=len(self._running),
+        )
+
+    def _renewed_in_thread(self, lease_ids: Sequence[str], sent_at: float, reply: pb.HeartbeatReply) -> None:
+        self._loop.call_soon_threadsafe(self._renewed, lease_ids, sent_at, reply)
+
+    def _renewed(self, lease_ids: Sequence[str], sent_at: float, reply: pb.HeartbeatReply) -> None:
+        # The server read its clock after the request was sent, so this deadline comes before the server's.
+        deadline = sent_at + reply.lease_expires_in_ms / 1000 * (1 - LEASE_MARGIN)
+        for lease_id in lease_ids:
+            if lease_id in self._held:
+                self._held[lease_id] = deadline
+        self.leases_ended(reply.ended)
+
+    def _heartbeat_failed_in_thread(self, error: grpc.RpcError) -> None:
+        self._loop.call_soon_threadsafe(self._heartbeat_failed, from_grpc(error))
+
+    def _heartbeat_failed(self, error: QuorraError) -> None:
+        log.warning("a heartbeat was not taken: %s", error)
+        self._session.reconnect()
+
+    # Draining.
+
+    async def _drain(self) -> None:
+        """Take no more jobs, give back what has not started, and let what runs end within the grace."""
+        self._draining = True
+        log.info("draining: %d running, %d not started", len(self._running), len(self._waiting))
+        self._session.goodbye("the worker drains")
+        while self._waiting:
+            self._give_back(self._waiting.popleft(), "the worker drains")
+        deadline = time.monotonic() + (0.0 if self._is_hurried else self.grace_seconds)
+        while self._running and time.monotonic() < deadline and not self._is_hurried:
+            self._idle.clear()
+            await _wait(self._idle, min(deadline - time.monotonic(), DEADLINE_ROUND_SECONDS))
+        self._cancel_running("draining")
+        tasks = [run.task for run in self._running.values() if run.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=RECEIPTS_SECONDS_MAX)
+
+    def _cancel_running(self, reason: str) -> None:
+        for run in list(self._running.values()):
+            if not run.ended_because and run.task is not None:
+                run.ended_because = reason
+                if run.context is not None:
+                    run.context.end(reason)
+                run.task.cancel("the worker shuts down")
+
+    # Connecting.
+
+    def _hello(self) -> pb.Hello:
+        return pb.Hello(
+            worker_id=self.worker_id,
+            boot_id=self._boot_id,
+            queues=[pb.QueueSubscription(name=name, slots=slots) for name, slots in self.queues.items()],
+            types=sorted(self.handlers),
+            slots=self.slots,
+            lease_ttl_seconds=self.lease_ttl_seconds,
+            sdk_name=SDK_NAME,
+            sdk_version=SDK_VERSION,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            labels=self._labels,
+        )
+
+    def _metadata(self) -> list[tuple[str, str]]:
+        return [("x-api-key", self.api_key)] if self.api_key else []
+
+    def _async_channel(self) -> grpc.aio.Channel:
+        return grpc.aio.insecure_channel(self.address, options=[("grpc.max_receive_message_length", -1)])
+
+    def _sync_channel(self) -> grpc.Channel:
+        return grpc.insecure_channel(self.address)
+
+
+@dataclass(frozen=True, slots=True)
+class _Decorator:
+    """Turns a function into a handler; keeps its signature, less the context, for `.enqueue()`."""
+
+    _worker: Worker[Any]
+    _type: str
+    _queue: str
+    _timeout: timedelta | None
+    _retry: Retry
+    _executor: ExecutorName | None
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Context[Any], P], Coroutine[Any, Any, R]]
+    ) -> JobHandler[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> JobHandler[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Context[Any], P], R]) -> JobHandler[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, R]) -> JobHandler[P, R]: ...
+
+    def __call__(self, function: Callable[..., Any]) -> JobHandler[Any, Any]:
+        self._worker.add(
+            self._type,
+            function,
+            queue=self._queue,
+            timeout=self._timeout,
+            retry=self._retry,
+            executor=self._executor,
+        )
+        return JobHandler(self._worker.handlers[self._type], self._worker.client)
+
+
+@asynccontextmanager
+async def _no_lifespan() -> AsyncIterator[None]:
+    yield None
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return
