@@ -1,0 +1,1 @@
+"""The tests of Quorra; they read as its specification."""

@@ -1,0 +1,91 @@
+"""Fixtures that all tests share."""
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+from quorra_server.embedded import EmbeddedPostgres
+from quorra_server.storage.migrate import migrate
+
+from tests.support.processes import RunningServer, start_server
+from tests.support.services import Service, own_postgres, postgres_service, redis_binary, redis_service
+
+TEMPLATE = "quorra_template"
+_numbers = itertools.count(1)
+
+
+def pytest_report_header() -> list[str]:
+    """Say which services the tests run against."""
+    from tests.support.services import docker_answers
+
+    database = "given by QUORRA_TEST_DATABASE_URL, else " + ("a container" if docker_answers() else "embedded")
+    return [f"PostgreSQL: {database}", f"Redis: given by QUORRA_TEST_REDIS_URL, else {redis_binary()}"]
+
+
+@pytest.fixture(scope="session")
+def postgres_for_all() -> Iterator[Service]:
+    """The PostgreSQL that the tests share."""
+    with postgres_service() as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def template(postgres_for_all: Service) -> str:
+    """The name of a migrated database that is copied for each test."""
+
+    async def prepare() -> None:
+        connection = await asyncpg.connect(postgres_for_all.url)
+        await connection.execute(f"DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE)")
+        await connection.execute(f"CREATE DATABASE {TEMPLATE}")
+        await connection.close()
+        await migrate(on_database(postgres_for_all.url, TEMPLATE))
+
+    asyncio.run(prepare())
+    return TEMPLATE
+
+
+@pytest.fixture
+def database_url(postgres_for_all: Service, template: str) -> Iterator[str]:
+    """A fresh, migrated database of the test's own."""
+    name = f"quorra_test_{next(_numbers)}"
+    strategy = "STRATEGY FILE_COPY" if "embedded" in postgres_for_all.source else ""
+    asyncio.run(_admin(postgres_for_all.url, f"CREATE DATABASE {name} TEMPLATE {template} {strategy}"))
+    yield on_database(postgres_for_all.url, name)
+    asyncio.run(_admin(postgres_for_all.url, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+async def _admin(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def on_database(url: str, name: str) -> str:
+    """Return an address with another database."""
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+@pytest.fixture
+def server(database_url: str) -> Iterator[RunningServer]:
+    """A server process on a database of the test's own."""
+    with start_server(database_url) as running:
+        yield running
+
+
+@pytest.fixture
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL of the test's own, durable, to be stopped and killed."""
+    with own_postgres() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """The Redis that the tests share."""
+    with redis_service() as service:
+        yield service.url

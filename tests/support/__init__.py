@@ -1,0 +1,1 @@
+"""What tests share: real services, real processes, and ways to disturb them."""
