@@ -92,7 +92,7 @@ class AsyncClient:
     """Talks to a server from an event loop."""
 
     def __init__(self, address: str | None = None, *, api_key: str | None = None) -> None:
-        """Take where the server is (`QUORRA_GRPC_ADDR`) and the key (`QUORRA_API_KEY`); connects when it is first used."""
+        """Take where the server is (`QUORRA_GRPC_ADDR`) and the key (`QUORRA_API_KEY`); connects when first used."""
         settings = config.load()
         self._address = address or settings.address
         self._metadata = _metadata(settings.api_key if api_key is None else api_key)

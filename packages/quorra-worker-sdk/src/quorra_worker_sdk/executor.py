@@ -109,10 +109,8 @@ def _timeout_seconds(of_handler: timedelta | None, of_job_ms: int) -> float | No
 
 def _failure(lease_id: str, error: Exception, handler: Handler[..., Any]) -> pb.Failed:
     kind = error.kind if isinstance(error, RemoteError) else f"{type(error).__module__}.{type(error).__qualname__}"
-    if isinstance(error, (RemoteError, ProcessDied)):
-        text = str(error)
-    else:
-        text = "".join(traceback.format_exception(error))
+    has_own_text = isinstance(error, (RemoteError, ProcessDied))
+    text = str(error) if has_own_text else "".join(traceback.format_exception(error))
     return pb.Failed(
         lease_id=lease_id,
         # The end of a traceback says what happened; the beginning is the frames of the SDK.

@@ -43,7 +43,7 @@ class BadPayload(Exception):
 
 
 class Binding:
-    """How the payload of a handler becomes its arguments: fixed when it is registered, so that a job costs one decode."""
+    """How a payload becomes arguments: fixed when the handler is registered, so that a job costs one decode."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         """Read the signature.
@@ -61,6 +61,7 @@ class Binding:
                 raise BadHandler(f"{function.__qualname__}: payload keys are names, so {parameter} cannot be filled.")
         self._signature = inspect.Signature(parameters)
         self._lone_name: str | None = None
+        self._decode: Callable[[bytes], Any] | None
         self._pydantic: Any = None
         lone = hints.get(parameters[0].name) if len(parameters) == 1 else None
         if lone is not None and _is_struct(lone):

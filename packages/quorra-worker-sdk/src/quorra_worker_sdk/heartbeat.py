@@ -1,4 +1,4 @@
-"""The heartbeat: renews leases from a thread of its own, so that a handler that blocks the event loop keeps its lease."""
+"""The heartbeat: renews leases from a thread of its own, so that a handler that blocks the loop keeps its lease."""
 
 import threading
 import time

@@ -1,7 +1,7 @@
 """The session: one `Work` conversation after another with the server, and what must survive the break between them.
 
-Reports are kept until their receipt and sent again on the next stream; repeating them is harmless. One task reads and one
-writes.
+Reports are kept until their receipt and sent again on the next stream; repeating them is harmless. One task reads and
+one writes.
 """
 
 import asyncio
@@ -226,7 +226,7 @@ class Session:
                 self._ping_seconds = max(message.welcome.ping_interval_ms / 1000, 0.1)
                 self._listener.connected(message.welcome)
         if await call.code() != grpc.StatusCode.OK:
-            raise _status_error(call, await call.code(), await call.details())
+            raise _status_error(await call.code(), await call.details())
 
     async def _write(self, call: Call, outbox: "asyncio.Queue[pb.WorkerMessage]") -> None:
         while True:
@@ -255,5 +255,5 @@ class Session:
             self._listener.leases_ended(notice.ended)
 
 
-def _status_error(call: Call, code: grpc.StatusCode, details: str | None) -> grpc.aio.AioRpcError:
+def _status_error(code: grpc.StatusCode, details: str | None) -> grpc.aio.AioRpcError:
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details)

@@ -65,7 +65,8 @@ class _Run:
 class Worker(Generic[Deps]):
     """Leases jobs from a Quorra server and runs their handlers.
 
-    What is not given is read from the environment: `QUORRA_GRPC_ADDR`, `QUORRA_API_KEY` and the `QUORRA_WORKER_*` variables.
+    What is not given is read from the environment: `QUORRA_GRPC_ADDR`, `QUORRA_API_KEY` and the `QUORRA_WORKER_*`
+    variables.
     """
 
     def __init__(
@@ -122,20 +123,6 @@ class Worker(Generic[Deps]):
         self._prefetch = 0
         self._idle = asyncio.Event()
         self._unreported_starts: list[_Run] = []
-
-    @overload
-    def job(
-        self,
-        type: str,
-        *,
-        queue: str = ...,
-        timeout: timedelta | None = ...,
-        retry: Retry = ...,
-        executor: ExecutorName | None = ...,
-    ) -> "_Decorator": ...
-
-    @overload
-    def job(self, type: str) -> "_Decorator": ...
 
     def job(
         self,
@@ -393,7 +380,7 @@ class Worker(Generic[Deps]):
     # Leases.
 
     async def _watch_deadlines(self) -> None:
-        """Stop runs whose lease was not renewed in time: the worker always stops before the server gives the job away."""
+        """Stop runs whose lease was not renewed in time, before the server gives their jobs away."""
         while True:
             await asyncio.sleep(DEADLINE_ROUND_SECONDS)
             now = time.monotonic()
