@@ -1,0 +1,1 @@
+"""Examples that run for real; start with `workers.py`."""
