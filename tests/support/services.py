@@ -47,9 +47,11 @@ def postgres_service() -> Iterator[Service]:
 @contextlib.contextmanager
 def own_postgres(settings: dict[str, str] | None = None) -> Iterator[EmbeddedPostgres]:
     """Run an embedded PostgreSQL in a folder of its own."""
-    with tempfile.TemporaryDirectory(prefix="quorra-test-", ignore_cleanup_errors=True) as folder:
-        with embedded.start(Path(folder) / "postgres", settings=settings) as postgres:
-            yield postgres
+    with (
+        tempfile.TemporaryDirectory(prefix="quorra-test-", ignore_cleanup_errors=True) as folder,
+        embedded.start(Path(folder) / "postgres", settings=settings) as postgres,
+    ):
+        yield postgres
 
 
 @contextlib.contextmanager

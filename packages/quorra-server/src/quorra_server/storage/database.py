@@ -22,6 +22,10 @@ class Row(Protocol):
         ...
 
 
+# Plans are cached, and outlive the size that a table had when they were made: yesterday's empty partition is today's
+# largest. So no plan may rest on a table being small.
+SESSION = {"application_name": "quorra-server", "jit": "off", "enable_seqscan": "off"}
+
 REPEATS_MAX = 5
 REPEAT_PAUSE_SECONDS = (0.005, 0.2)
 RETRY_AFTER_SECONDS = 1.0
@@ -109,7 +113,7 @@ class Pool:
     async def open(self) -> None:
         """Create the pool. PostgreSQL need not answer yet."""
         settings = self._settings
-        session = {"application_name": "quorra-server", "jit": "off"} if settings.prepared_statements else None
+        session = SESSION if settings.prepared_statements else None
         self._pool = await asyncpg.create_pool(
             settings.dsn,
             min_size=0,

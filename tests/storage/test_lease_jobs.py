@@ -1,0 +1,143 @@
+"""Leasing: order, limits, types, and what a lease costs a job."""
+
+from datetime import UTC, datetime, timedelta
+
+from quorra_server.domain.states import JobStatus, OutcomeKind
+
+from tests.support.queue_spec import QueueSpec
+
+
+async def test_jobs_come_by_priority_then_by_time_then_by_id(queue: QueueSpec) -> None:
+    now = datetime.now(UTC)
+    low = await queue.submit_one(priority=-5)
+    late = await queue.submit_one(priority=7, run_at=now - timedelta(seconds=1))
+    early = await queue.submit_one(priority=7, run_at=now - timedelta(seconds=9))
+    normal = await queue.submit(2)
+
+    batch = await queue.lease()
+
+    assert batch is not None
+    assert [early, late, *normal, low] == [job.job_id for job in batch.jobs]
+
+
+async def test_a_delayed_job_is_not_leased_before_its_time(queue: QueueSpec) -> None:
+    job_id = await queue.submit_one(delay_ms=60_000)
+    assert await queue.lease() is None
+
+    await queue.pass_time(61)
+
+    batch = await queue.lease()
+    assert batch is not None
+    assert [job_id] == [job.job_id for job in batch.jobs]
+
+
+async def test_a_lease_charges_a_delivery_and_no_attempt(queue: QueueSpec) -> None:
+    job_id = await queue.submit_one()
+
+    await queue.lease_one()
+
+    job = await queue.job(job_id)
+    assert (job.status, job.attempts, job.deliveries, job.leased_by) == (JobStatus.LEASED, 0, 1, "worker-1")
+
+
+async def test_on_the_plain_path_delivery_is_the_start(queue: QueueSpec) -> None:
+    job_id = await queue.submit_one()
+
+    await queue.lease_one(delivery_is_start=True)
+
+    assert await queue.status_of(job_id) == JobStatus.PROCESSING
+    assert (await queue.job(job_id)).attempts == 1
+
+
+async def test_only_known_types_of_the_queue_are_leased(queue: QueueSpec) -> None:
+    mail = await queue.submit_one(type="mail")
+    await queue.submit_one(type="image")
+    await queue.submit_one(type="mail", queue="other")
+
+    batch = await queue.lease(types=["mail"])
+
+    assert batch is not None
+    assert [mail] == [job.job_id for job in batch.jobs]
+
+
+async def test_every_member_of_a_batch_has_a_lease_id_of_its_own(queue: QueueSpec) -> None:
+    await queue.submit(20)
+
+    batch = await queue.lease(20)
+
+    assert batch is not None
+    assert len(set(batch.lease_ids())) == 20
+
+
+async def test_an_unstarted_job_whose_lease_runs_out_costs_a_delivery_only(queue: QueueSpec) -> None:
+    poison, neighbour = await queue.submit(2)
+    batch = await queue.lease(2)
+    assert batch is not None
+    await queue.start(batch.lease_ids()[0])
+
+    await queue.pass_time(31)
+    await queue.expire()
+
+    assert (await queue.status_of(poison), (await queue.job(poison)).attempts) == (JobStatus.FAILED, 1)
+    spared = await queue.job(neighbour)
+    assert (spared.status, spared.attempts, spared.deliveries) == (JobStatus.PENDING, 0, 1)
+
+
+async def test_a_started_job_whose_lease_runs_out_ends_dead_not_in_a_loop(queue: QueueSpec) -> None:
+    job_id = await queue.submit_one(max_retries=1)
+
+    for _ in range(2):
+        await queue.pass_time(100)
+        await queue.start(await queue.lease_one())
+        await queue.pass_time(31)
+        await queue.expire()
+
+    job = await queue.job(job_id)
+    assert (job.status, job.attempts, job.last_error) == (JobStatus.DEAD, 2, "lease expired")
+
+
+async def test_a_job_that_is_never_started_is_dead_after_max_retries_plus_10_silent_deliveries(
+    queue: QueueSpec,
+) -> None:
+    job_id = await queue.submit_one(max_retries=2)
+
+    for _ in range(12):
+        assert await queue.status_of(job_id) == JobStatus.PENDING
+        await queue.lease_one()
+        await queue.pass_time(31)
+        await queue.expire()
+
+    job = await queue.job(job_id)
+    assert (
+        job.status,
+        job.attempts,
+        job.deliveries,
+        job.dead_because,
+    ) == (JobStatus.DEAD, 0, 12, "delivered_too_often")
+
+
+async def test_a_word_from_a_worker_starts_the_count_of_silent_deliveries_anew(queue: QueueSpec) -> None:
+    job_id = await queue.submit_one(max_retries=0)
+    for _ in range(9):
+        await queue.lease_one()
+        await queue.pass_time(31)
+        await queue.expire()
+
+    await queue.settle(await queue.lease_one(), OutcomeKind.RELEASED)
+    await queue.lease_one()
+    await queue.pass_time(31)
+    await queue.expire()
+
+    assert await queue.status_of(job_id) == JobStatus.PENDING
+
+
+async def test_a_renewal_extends_a_live_lease_and_never_revives_or_shortens_one(queue: QueueSpec) -> None:
+    await queue.submit(2)
+    live, lost = await queue.lease_one(), await queue.lease_one(lease_ms=1000)
+
+    await queue.pass_time(5)
+
+    assert await queue.renew(live, seconds=1)
+    assert not await queue.renew(lost)
+    await queue.pass_time(20)
+    assert [lost.job_id] == [expired.job_id for expired in await queue.expire()]

@@ -1,0 +1,123 @@
+"""Operators' moves: cancel, retry, replay, reschedule, purge; and the counts that follow all of them."""
+
+import asyncio
+
+from quorra_server.domain.states import JobStatus
+from quorra_server.storage import jobs, queues
+
+from tests.support.queue_spec import QueueSpec
+
+
+async def test_cancelling_a_waiting_job_is_final_and_twice_is_fine(queue: QueueSpec) -> None:
+    job_id = await queue.submit_one()
+
+    assert [await queue.cancel(job_id), await queue.cancel(job_id)] == [1, 0]
+
+    assert await queue.status_of(job_id) == JobStatus.CANCELLED
+    assert await queue.lease() is None
+
+
+async def test_cancelling_a_running_job_ends_its_lease_and_spares_its_neighbours(queue: QueueSpec) -> None:
+    cancelled, spared = await queue.submit(2)
+    batch = await queue.lease(2)
+    assert batch is not None
+    await queue.start(*batch.lease_ids())
+
+    await queue.cancel(cancelled)
+
+    assert [await queue.succeed(lease) for lease in batch.lease_ids()] == [False, True]
+    assert [await queue.status_of(job) for job in (cancelled, spared)] == [JobStatus.CANCELLED, JobStatus.SUCCEEDED]
+
+
+async def test_retry_lets_a_job_that_backs_off_run_now(queue: QueueSpec) -> None:
+    job_id = await queue.submit_one()
+    await queue.fail(await queue.lease_one())
+
+    assert {job_id} == (await jobs.retry_waiting(queue.pool, [job_id])).keys()
+
+    assert await queue.status_of(job_id) == JobStatus.PENDING
+    assert (await queue.lease_one()).job_id == job_id
+
+
+async def test_of_two_replays_of_a_dead_job_one_wins_and_it_starts_a_new_life(queue: QueueSpec) -> None:
+    job_id = await queue.fail_until_dead()
+
+    answers = await asyncio.gather(*(jobs.replay_dead(queue.pool, [job_id]) for _ in range(5)))
+
+    job = await queue.job(job_id)
+    assert sum(len(answer) for answer in answers) == 1
+    assert (job.status, job.attempts, job.generation) == (JobStatus.PENDING, 0, 2)
+    assert job.last_error == "it broke"
+
+
+async def test_a_replayed_job_stays_dead_while_another_one_has_its_unique_key(queue: QueueSpec) -> None:
+    from quorra_server.storage import keys
+
+    job_id = await queue.fail_until_dead(unique_key="k")
+    other = await queue.submit_one(unique_key="k")
+    await keys.claim_keys(queue.pool, [(keys.Key(keys.LIVE_SCOPE, "k"), other)])
+
+    assert await jobs.replay_dead(queue.pool, [job_id]) == {}
+
+    assert await queue.status_of(job_id) == JobStatus.DEAD
+
+
+async def test_a_waiting_job_can_be_moved_and_reprioritised(queue: QueueSpec) -> None:
+    job_id = await queue.submit_one()
+
+    await jobs.reschedule_jobs(queue.pool, [job_id], queue="express", priority=9, max_retries=1)
+
+    job = await queue.job(job_id)
+    assert (job.queue, job.priority, job.max_retries) == ("express", 9, 1)
+    assert (await queue.lease_one(queue="express")).job_id == job_id
+    assert await queue.counts("default") == {}
+
+
+async def test_purging_removes_jobs_with_their_history(queue: QueueSpec) -> None:
+    await queue.submit(3)
+    dead = await queue.fail_until_dead(queue="other")
+
+    assert [await jobs.purge_waiting(queue.pool, "default", limit=2) for _ in range(3)] == [2, 1, 0]
+    assert await jobs.purge_dead(queue.pool, [dead]) == 1
+
+    assert await jobs.get_jobs(queue.pool, [dead]) == []
+    assert await queue.history_of(dead) == []
+    assert (await queue.counts(), await queue.counts("other")) == ({}, {})
+
+
+async def test_counts_follow_every_move_and_survive_folding(queue: QueueSpec) -> None:
+    await queue.submit(6)
+    succeeded, failed, started, _, cancelled = [await queue.lease_one() for _ in range(5)]
+    await queue.succeed(succeeded)
+    await queue.fail(failed)
+    await queue.start(started)
+    await queue.cancel(cancelled.job_id)
+    expected = {
+        JobStatus.PENDING: 1,
+        JobStatus.LEASED: 1,
+        JobStatus.PROCESSING: 1,
+        JobStatus.FAILED: 1,
+        JobStatus.SUCCEEDED: 1,
+        JobStatus.CANCELLED: 1,
+    }
+
+    before = await queue.counts()
+    await queues.fold_counts(queue.pool, limit=1000)
+
+    assert expected == before
+    assert expected == await queue.counts()
+
+
+async def test_pages_have_no_gap_and_no_double_for_every_status(queue: QueueSpec) -> None:
+    await queue.submit(7)
+    for _ in range(7):
+        await queue.succeed(await queue.lease_one())
+    await queue.submit(5)
+
+    for status, count in ((None, 12), (JobStatus.SUCCEEDED, 7), (JobStatus.PENDING, 5)):
+        seen = []
+        after = None
+        while page := await jobs.list_jobs(queue.pool, jobs.JobFilter(status=status), limit=2, after=after):
+            seen.extend(position.job_id for position in page)
+            after = page[-1]
+        assert count == len(seen) == len(set(seen))

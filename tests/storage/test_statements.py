@@ -1,0 +1,80 @@
+"""The statements themselves: each fits the schema, says its parameters, and moves jobs only as the table allows."""
+
+import re
+
+import asyncpg
+import pytest
+from quorra_server.domain.states import TRANSITIONS, Event, JobStatus
+from quorra_server.storage.database import SESSION
+from quorra_server.storage.statements import SQL_FOLDER, sql_files
+
+STATEMENTS = dict(sql_files(SQL_FOLDER))
+PARAMETER_NAMES = re.compile(r"\$(\d+)")
+SHORT_TYPES = {"int": "int4", "bigint": "int8", "bool": "bool", "integer": "int4"}
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+async def test_a_statement_fits_the_schema(name: str, database_url: str) -> None:
+    connection = await asyncpg.connect(database_url)
+
+    prepared = await connection.prepare(STATEMENTS[name])
+
+    used = {int(number) for number in PARAMETER_NAMES.findall(_without_comments(STATEMENTS[name]))}
+    assert used == set(range(1, len(prepared.get_parameters()) + 1))
+    await connection.close()
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_a_statement_says_what_it_promises_and_names_its_parameters(name: str) -> None:
+    header = "\n".join(line for line in STATEMENTS[name].splitlines() if line.startswith("--"))
+
+    used = set(PARAMETER_NAMES.findall(_without_comments(STATEMENTS[name])))
+
+    assert header
+    assert used <= set(PARAMETER_NAMES.findall(header))
+    assert not re.search(r"\bSELECT\s+\*", STATEMENTS[name])
+
+
+def test_statements_move_jobs_exactly_as_the_table_of_transitions_says() -> None:
+    said = {}
+    for name, text in STATEMENTS.items():
+        found = re.search(r"^-- transition: *(.*?) *-> *(.*?) *$", text, re.MULTILINE)
+        if found:
+            said[name] = (_states(found[1]), _states(found[2]))
+
+    assert said == {move.event.value: (move.before, move.after) for move in TRANSITIONS}
+    assert {event.value for event in Event} <= STATEMENTS.keys()
+
+
+def _states(text: str) -> frozenset[JobStatus]:
+    return frozenset(JobStatus(name.strip()) for name in text.split(",") if name.strip())
+
+
+def _without_comments(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("--"))
+
+
+async def test_hot_statements_neither_scan_nor_sort_a_filled_table(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url, server_settings=SESSION)
+    await connection.execute(
+        """
+        INSERT INTO quorra.jobs (id, created_at, run_at, timeout_ms, priority, max_retries, type, queue, payload)
+        SELECT gen_random_uuid(), now(), now(), 0, 0, 3, 't', 'q', '{}' FROM generate_series(1, 50000);
+        INSERT INTO quorra.ready
+            (rank, run_at, job_id, attempts, deliveries, silent, generation, max_retries, failed, keyed, queue, type)
+        SELECT 0, run_at, id, 0, 0, 0, 1, 3, false, false, queue, type FROM quorra.jobs;
+        ANALYZE quorra.jobs; ANALYZE quorra.ready;
+        """
+    )
+    await connection.execute(f"PREPARE lease AS {STATEMENTS['lease_jobs']}")
+    plan = await connection.fetch(
+        "EXPLAIN (COSTS OFF) EXECUTE lease('q', 100, NULL, 'w', 'p', 30000, gen_random_uuid(), false, "
+        "-9223372036854775808, '1970-01-01', '00000000-0000-0000-0000-000000000000')"
+    )
+    text = "\n".join(row[0] for row in plan)
+
+    assert "Index Scan using ready_order" in text
+    assert "Seq Scan on ready" not in text
+    assert "Seq Scan on jobs" not in text
+    assert "Tid Scan on ready" in text
+    await connection.close()
