@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import httpx
 import pytest
 from quorra_server.embedded import EmbeddedPostgres
 from quorra_server.storage.migrate import migrate
@@ -89,3 +90,25 @@ def redis_url() -> Iterator[str]:
     """The Redis that the tests share."""
     with redis_service() as service:
         yield service.url
+
+
+@pytest.fixture(scope="session")
+def shared_server(postgres_for_all: Service, template: str) -> Iterator[RunningServer]:
+    """A server for tests that do not disturb each other."""
+    asyncio.run(_admin(postgres_for_all.url, "DROP DATABASE IF EXISTS quorra_shared WITH (FORCE)"))
+    asyncio.run(_admin(postgres_for_all.url, f"CREATE DATABASE quorra_shared TEMPLATE {template}"))
+    with start_server(on_database(postgres_for_all.url, "quorra_shared")) as running:
+        yield running
+
+
+@pytest.fixture
+def api(shared_server: RunningServer) -> Iterator[httpx.Client]:
+    """REST, signed in."""
+    with httpx.Client(base_url=shared_server.http_url, headers=shared_server.headers, timeout=40) as client:
+        yield client
+
+
+@pytest.fixture
+def queue_name() -> str:
+    """The name of a queue that no other test uses."""
+    return f"queue-{next(_numbers)}"

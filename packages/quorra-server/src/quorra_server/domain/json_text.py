@@ -31,9 +31,10 @@ def checked_json(
         raise _refused(field, f"{field} is not valid UTF-8 (byte {error.start}); encode it as UTF-8.") from error
     if raw.count(b"[") + raw.count(b"{") > depth_max and _depth(decoded_text) > depth_max:
         raise _refused(field, f"{field} is nested deeper than {depth_max} levels; flatten it.")
+    unusable = unusable_character(raw)
+    if unusable:
+        raise _refused(field, f"{field} is not usable: {unusable}.")
     _check_syntax(raw, field, object_only=object_only)
-    if b"\\u" in raw:
-        _check_escapes(decoded_text, field)
     return decoded_text
 
 
@@ -50,11 +51,16 @@ def _check_syntax(raw: bytes, field: str, *, object_only: bool) -> None:
         raise _refused(field, f"{field} is not valid JSON: {error}.") from error
 
 
-def _check_escapes(text: str, field: str) -> None:
+def unusable_character(raw: bytes) -> str | None:
+    """Return what is wrong with the characters that a JSON text spells with escapes, or None."""
+    if b"\\u" not in raw:
+        return None
+    text = raw.decode("utf-8", "replace")
     if _ESCAPED_NUL.search(text):
-        raise _refused(field, f"{field} has a NUL character (\\u0000), which cannot be stored; remove it.")
+        return "it has a NUL character (\\u0000), which cannot be stored; remove it"
     if _HALF.search(_PAIR.sub("", text)):
-        raise _refused(field, f"{field} has half of a surrogate pair, which is no character; send both halves.")
+        return "it has half of a surrogate pair, which is no character; send both halves"
+    return None
 
 
 def _depth(text: str) -> int:

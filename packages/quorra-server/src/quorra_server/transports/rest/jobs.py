@@ -18,7 +18,7 @@ from quorra_server.storage import jobs as store
 from quorra_server.storage.jobs import JobFilter
 from quorra_server.transports.pages import decode_cursor, encode_cursor
 from quorra_server.transports.rest import shapes
-from quorra_server.transports.rest.problems import from_decoding, problem_of
+from quorra_server.transports.rest.problems import decode_json, problem_of
 from quorra_server.transports.rest.routes import (
     Call,
     Memory,
@@ -57,10 +57,7 @@ async def submit_batch(call: Call[Memory, None]) -> HTTPResponse:
     check_json_type(call.request)
     server = call.server
     raw = await read_body(call.request, server.limits.batch_bytes_max, call.body)
-    try:
-        batch = _decode_batch(raw)
-    except msgspec.MsgspecError as error:
-        raise from_decoding(error) from error
+    batch = decode_json(_decode_batch, raw)
     if len(batch.jobs) > server.limits.batch_jobs_max:
         message = f"There are {len(batch.jobs):,} jobs; a batch takes {server.limits.batch_jobs_max:,}."
         raise PayloadTooLarge(message, field="jobs")
@@ -108,9 +105,7 @@ async def _import_chunk(call: Call[Memory, None], chunk: list[tuple[int, bytes]]
     jobs: list[tuple[int, NewJob]] = []
     for number, line in chunk:
         try:
-            jobs.append((number, _job_of(call.server, _decode_job(line))))
-        except msgspec.MsgspecError as error:
-            answers[number] = {"line": number, "error": problem_of(from_decoding(error))}
+            jobs.append((number, _job_of(call.server, decode_json(_decode_job, line))))
         except QuorraError as error:
             answers[number] = {"line": number, "error": problem_of(error)}
     answers.update(await _submit_lines(call, jobs))

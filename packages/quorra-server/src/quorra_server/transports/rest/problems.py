@@ -1,7 +1,8 @@
 """Problem details (RFC 9457): what a client is told when something is wrong."""
 
 import uuid
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -17,9 +18,12 @@ from quorra_server.domain.errors import (
     QuorraError,
     RouteNotFound,
 )
+from quorra_server.domain.json_text import unusable_character
 from quorra_server.transports.status import status_of
 
 log = structlog.get_logger(__name__)
+
+Decoded = TypeVar("Decoded")
 
 CONTENT_TYPE = "application/problem+json"
 PROBLEMS_MAX = 20
@@ -75,13 +79,29 @@ def known_error(error: Exception) -> QuorraError | None:
     return None
 
 
-def from_decoding(error: msgspec.MsgspecError) -> InvalidRequest:
+def decode_json(decode: Callable[[bytes], Decoded], raw: bytes) -> Decoded:
+    """Return a body as its type.
+
+    Raises:
+        MalformedRequest: It is not JSON that can be used.
+        InvalidRequest: It does not fit its type; names the field.
+    """
+    try:
+        return decode(raw)
+    except msgspec.ValidationError as error:
+        raise from_decoding(error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        reason = unusable_character(raw) or (
+            "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        )
+        raise MalformedRequest(f"The body is not valid JSON: {reason}.") from error
+
+
+def from_decoding(error: msgspec.ValidationError) -> InvalidRequest:
     """Return the contract's error for a body or query that does not fit its type; names the field."""
     text = str(error)
     message, _, place = text.partition(" - at `$")
     field = place.rstrip("`").lstrip(".") if place else ""
-    if not isinstance(error, msgspec.ValidationError):
-        return MalformedRequest(f"The body is not valid JSON: {message}.")
     for marker in ("unknown field `", "missing required field `"):
         if marker in message:
             name = message.partition(marker)[2].rstrip("`")

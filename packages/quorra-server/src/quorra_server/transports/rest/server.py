@@ -14,13 +14,12 @@ from sanic.request import Request
 from sanic.response import HTTPResponse
 
 from quorra_server.config import Config
-from quorra_server.domain.errors import QuorraError
 from quorra_server.observability.metrics import Metrics
 from quorra_server.services import Services
 from quorra_server.storage.database import Database
 from quorra_server.transports.dashboard.pages import Dashboard
 from quorra_server.transports.rest import dead, health, jobs, openapi, queues, workers
-from quorra_server.transports.rest.problems import from_decoding, problem_response
+from quorra_server.transports.rest.problems import decode_json, problem_response
 from quorra_server.transports.rest.routes import (
     Call,
     Memory,
@@ -115,11 +114,7 @@ class RestServer:
 
     async def _decoded(self, request: Request, decode: Callable[[bytes], Any], bytes_max: int) -> Any:
         check_json_type(request)
-        raw = await read_body(request, bytes_max, self._memory)
-        try:
-            return decode(raw or b"{}")
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise _decoding_error(error) from error
+        return decode_json(decode, await read_body(request, bytes_max, self._memory) or b"{}")
 
     def _bind_documents(self, api: dict[str, Any]) -> None:
         encoded = msgspec.json.encode(api)
@@ -146,12 +141,6 @@ def key_of(request: Request) -> str | None:
         return key
     scheme, _, token = (request.headers.get("authorization") or "").partition(" ")
     return token.strip() or None if scheme.lower() == "bearer" else None
-
-
-def _decoding_error(error: Exception) -> QuorraError:
-    if isinstance(error, msgspec.MsgspecError):
-        return from_decoding(error)
-    return from_decoding(msgspec.DecodeError("it is nested too deeply or not UTF-8"))
 
 
 def _sanic_app() -> Sanic[Any, Any]:
