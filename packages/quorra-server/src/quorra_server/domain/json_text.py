@@ -10,6 +10,8 @@ from quorra_server.domain.errors import FieldProblem, InvalidRequest, PayloadToo
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _PAIR = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 _HALF = re.compile(r"(?<!\\)(?:\\\\)*\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+# PostgreSQL compares numbers of up to 131,072 digits before the point and 16,383 behind it.
+_FAR_EXPONENT = re.compile(r"[eE][+-]?0*[1-9]\d{4,}")
 _OPENING = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
 
 
@@ -36,6 +38,20 @@ def checked_json(
         raise _refused(field, f"{field} is not usable: {unusable}.")
     _check_syntax(raw, field, object_only=object_only)
     return decoded_text
+
+
+def searchable_json(text: str, field: str, *, bytes_max: int) -> str:
+    """Return a JSON text unchanged, if payloads can be searched for it.
+
+    Raises:
+        InvalidRequest: Not JSON, or with a number that PostgreSQL cannot compare.
+    """
+    checked = checked_json(text, field, bytes_max=bytes_max)
+    if _FAR_EXPONENT.search(_OPENING.sub("", checked)):
+        raise _refused(
+            field, f"{field} has a number that is too far away to search for; use one within 1e-9999 to 1e9999."
+        )
+    return checked
 
 
 def _check_syntax(raw: bytes, field: str, *, object_only: bool) -> None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 from uuid import UUID
 
 from quorra_server.domain.errors import FieldProblem, InvalidRequest
@@ -18,6 +18,7 @@ INT32 = (-(2**31), 2**31 - 1)
 RETRIES_DEFAULT = 3
 YEARS = (2000, 9000)
 BACKOFF_KINDS = get_args(BackoffKind)
+Unit = Literal["seconds", "ms"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +53,12 @@ class _Problems:
         self.found.append(FieldProblem(self._path + field, message))
 
 
-def validate_job(draft: JobDraft, limits: Limits, *, path: str = "") -> NewJob:
+def validate_job(draft: JobDraft, limits: Limits, *, path: str = "", unit: Unit = "ms") -> NewJob:
     """Return the job of a draft.
 
     Args:
         path: Put before each field that is named in a problem, such as `jobs[3].`.
+        unit: In which the caller gave `delay_…` and `timeout_…`; problems name and count them so.
 
     Raises:
         InvalidRequest: With every problem found.
@@ -70,8 +72,8 @@ def validate_job(draft: JobDraft, limits: Limits, *, path: str = "") -> NewJob:
     _range(draft.priority, "priority", *INT32, problems)
     retries = RETRIES_DEFAULT if draft.max_retries is None else draft.max_retries
     _range(retries, "max_retries", 0, limits.retries_max, problems)
-    _when(draft, limits, problems)
-    _range(draft.timeout_ms or 0, "timeout", 0, limits.timeout_seconds_max * 1000, problems, "milliseconds")
+    _when(draft, limits, problems, unit)
+    _duration(draft.timeout_ms, "timeout", limits.timeout_seconds_max, problems, unit)
     for field, key in (("unique_key", draft.unique_key), ("Idempotency-Key", draft.request_key)):
         if key is not None:
             _text(key, field, limits.name_characters_max, problems)
@@ -121,6 +123,18 @@ def validate_name(value: str, field: str, limits: Limits) -> str:
     if problems.found:
         raise InvalidRequest(problems.found[0].message, problems=problems.found)
     return value
+
+
+def validate_moment(moment: datetime | None, field: str) -> datetime | None:
+    """Return a moment of a filter as it is; None stays None.
+
+    Raises:
+        InvalidRequest: It is so far away that no job can be there.
+    """
+    if moment is None or YEARS[0] <= moment.year <= YEARS[1]:
+        return moment
+    message = f"{field} is in the year {moment.year}; use {YEARS[0]} to {YEARS[1]}."
+    raise InvalidRequest(message, problems=[FieldProblem(field, message)])
 
 
 def parse_id(text: str, field: str = "id") -> UUID:
@@ -178,15 +192,24 @@ def _payload(payload: bytes | str | None, limits: Limits, path: str, problems: _
         return ""
 
 
-def _range(value: int, field: str, low: int, high: int, problems: _Problems, unit: str = "") -> None:
+def _range(value: int, field: str, low: int, high: int, problems: _Problems) -> None:
     if not low <= value <= high:
-        problems.add(field, f"{field} is {value}; use {low} to {high}{' ' + unit if unit else ''}.")
+        problems.add(field, f"{field} is {value}; use {low} to {high}.")
 
 
-def _when(draft: JobDraft, limits: Limits, problems: _Problems) -> None:
+def _duration(given_ms: int | None, name: str, seconds_max: int, problems: _Problems, unit: Unit) -> None:
+    milliseconds = given_ms or 0
+    if 0 <= milliseconds <= seconds_max * 1000:
+        return
+    field = f"{name}_{unit}"
+    given, most = (milliseconds, seconds_max * 1000) if unit == "ms" else (milliseconds / 1000, seconds_max)
+    problems.add(field, f"{field} is {given:.15g}; use 0 to {most} ({seconds_max // 86_400:,} days).")
+
+
+def _when(draft: JobDraft, limits: Limits, problems: _Problems, unit: Unit) -> None:
     if draft.delay_ms is not None and draft.run_at is not None:
-        problems.add("run_at", "run_at and delay exclude each other; give one of them.")
-    _range(draft.delay_ms or 0, "delay", 0, limits.delay_seconds_max * 1000, problems, "milliseconds (10 years)")
+        problems.add("run_at", f"run_at and delay_{unit} exclude each other; give one of them.")
+    _duration(draft.delay_ms, "delay", limits.delay_seconds_max, problems, unit)
     if draft.run_at is None:
         return
     if draft.run_at.tzinfo is None:

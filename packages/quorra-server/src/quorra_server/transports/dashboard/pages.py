@@ -47,9 +47,17 @@ class Dashboard:
 
     def bind(self, app: Sanic[Any, Any]) -> None:
         """Add the pages to an application."""
-        app.add_route(self._for_members(self._overview), "/", methods=["GET"], name="dashboard")
-        app.add_route(self._for_members(self._job), "/jobs/<job_id:str>", methods=["GET"], name="dashboard_job")
-        app.add_route(self._for_all(self._login), "/login", methods=["GET"], name="dashboard_login")
+        app.add_route(self._for_members(self._overview), "/", methods=["GET", "HEAD"], name="dashboard", stream=True)
+        app.add_route(
+            self._for_members(self._job),
+            "/jobs/<job_id:str>",
+            methods=["GET", "HEAD"],
+            name="dashboard_job",
+            stream=True,
+        )
+        app.add_route(
+            self._for_all(self._login), "/login", methods=["GET", "HEAD"], name="dashboard_login", stream=True
+        )
         app.add_route(self._for_all(self._sign_in), "/login", methods=["POST"], name="dashboard_sign_in", stream=True)
         app.add_route(
             self._for_all(self._sign_out), "/logout", methods=["POST"], name="dashboard_sign_out", stream=True

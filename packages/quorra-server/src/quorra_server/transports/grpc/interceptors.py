@@ -8,8 +8,9 @@ from typing import Any, TypeAlias
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
-from quorra_server.domain.errors import InvalidRequest, QuorraError
+from quorra_server.domain.errors import InvalidRequest, MalformedRequest, QuorraError
 from quorra_server.transports.status import status_of
 
 log = structlog.get_logger(__name__)
@@ -57,6 +58,8 @@ class Door(grpc.aio.ServerInterceptor):
             "request_deserializer": handler.request_deserializer,
             "response_serializer": handler.response_serializer,
         }
+        if not handler.request_streaming:
+            options["request_deserializer"] = _tolerant(handler.request_deserializer)
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(self._answering(handler.unary_unary, key), **options)
         if handler.unary_stream:
@@ -68,7 +71,8 @@ class Door(grpc.aio.ServerInterceptor):
     def _answering(self, method: Callable[..., Awaitable[Any]], key: str | None) -> Callable[..., Awaitable[Any]]:
         async def call(request: Any, context: Any) -> Any:
             try:
-                return await method(request, CallContext(context, self._authenticate(key)))
+                principal = self._authenticate(key)
+                return await method(_readable(request), CallContext(context, principal))
             except Exception as error:
                 # Everything leaves as a status: an error of the contract with its code, a bug with an incident id.
                 await _abort(context, error)
@@ -80,13 +84,36 @@ class Door(grpc.aio.ServerInterceptor):
     ) -> Callable[..., AsyncIterator[Any]]:
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
             try:
-                async for message in method(request, CallContext(context, self._authenticate(key))):
+                principal = self._authenticate(key)
+                async for message in method(_readable(request), CallContext(context, principal)):
                     yield message
             except Exception as error:
                 # Everything leaves as a status: an error of the contract with its code, a bug with an incident id.
                 await _abort(context, error)
 
         return call
+
+
+def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Let an unreadable message through as the error that it is, so that it leaves with a status of ours."""
+
+    def deserialized(raw: bytes) -> Any:
+        try:
+            return deserialize(raw)
+        except DecodeError as error:
+            return error
+
+    return deserialized
+
+
+def _readable(request: Any) -> Any:
+    if isinstance(request, DecodeError):
+        raise MalformedRequest(
+            "The message cannot be read: its bytes do not fit quorra.v1, or a string is not UTF-8. Build it from the "
+            ".proto file.",
+            field="message",
+        )
+    return request
 
 
 def _yields(method: Any) -> bool:

@@ -6,10 +6,10 @@ from typing import Any
 from quorra_proto.v1 import quorra_pb2 as pb
 from quorra_proto.v1 import quorra_pb2_grpc as pb_grpc
 
-from quorra_server.domain.errors import InvalidRequest
+from quorra_server.domain.errors import InvalidRequest, PayloadTooLarge
 from quorra_server.domain.limits import Limits
 from quorra_server.domain.states import JobStatus
-from quorra_server.domain.validation import parse_id, validate_job
+from quorra_server.domain.validation import parse_id, validate_job, validate_name
 from quorra_server.services import Services
 from quorra_server.storage import jobs as store
 from quorra_server.storage import queues
@@ -40,7 +40,7 @@ class JobService(pb_grpc.JobServiceServicer):
     async def SubmitJobs(self, request: pb.SubmitJobsRequest, context: Any) -> pb.SubmitJobsResponse:
         """Submit a batch, all or nothing."""
         if len(request.jobs) > self._limits.batch_jobs_max:
-            raise InvalidRequest(
+            raise PayloadTooLarge(
                 f"There are {len(request.jobs):,} jobs; a batch takes {self._limits.batch_jobs_max:,}.", field="jobs"
             )
         jobs = [
@@ -71,15 +71,18 @@ class JobService(pb_grpc.JobServiceServicer):
             raise InvalidRequest(f"page_size is {size}; use 1 to {self._limits.page_jobs_max}.", field="page_size")
         wanted = JobFilter(
             status=_status(request.status),
-            queue=request.queue or None,
-            type=request.type or None,
-            tag=request.tag or None,
+            queue=self._clean(request.queue, "queue"),
+            type=self._clean(request.type, "type"),
+            tag=self._clean(request.tag, "tag"),
         )
         after = decode_cursor(request.page_token, "page_token") if request.page_token else None
         positions = await store.list_jobs(self._database.main, wanted, limit=size, after=after)
         jobs = await store.get_jobs(self._database.main, [position.job_id for position in positions])
         token = encode_cursor(positions[-1]) if len(positions) == size else ""
         return pb.ListJobsResponse(jobs=[convert.details(job) for job in jobs], next_page_token=token)
+
+    def _clean(self, value: str, field: str) -> str | None:
+        return validate_name(value, field, self._limits) if value else None
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.JobDetails:  # noqa: ARG002
         """Cancel a job."""

@@ -101,11 +101,10 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatReply:
         """Renew leases, and name the ones that are over."""
         seconds = _within(request.lease_ttl_seconds or LEASE_SECONDS_DEFAULT, *LEASE_SECONDS, "lease_ttl_seconds")
+        worker, boot_id = _name(request.worker_id, "worker_id"), _name(request.boot_id, "boot_id")
         held = [decode_lease_id(text) for text in request.lease_ids]
         ended = await renew_leases(self._database.fast, context.principal, held, seconds * 1000)
-        await workers.beat_worker(
-            self._database.fast, request.worker_id, request.boot_id, max(0, min(request.running, 2**31 - 1))
-        )
+        await workers.beat_worker(self._database.fast, worker, boot_id, max(0, min(request.running, 2**31 - 1)))
         return pb.HeartbeatReply(
             ended=[pb.LeaseEnded(lease_id=text_of(lease), reason=reason) for lease, reason in ended],
             lease_expires_in_ms=seconds * 1000,

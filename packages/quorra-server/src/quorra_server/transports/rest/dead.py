@@ -8,7 +8,7 @@ from sanic.response import HTTPResponse
 from quorra_server.domain.errors import FieldProblem, InvalidRequest
 from quorra_server.domain.json_text import checked_json
 from quorra_server.domain.states import JobStatus
-from quorra_server.domain.validation import parse_id
+from quorra_server.domain.validation import parse_id, validate_moment, validate_name
 from quorra_server.storage.jobs import JobFilter
 from quorra_server.transports.rest import shapes
 from quorra_server.transports.rest.jobs import page_of
@@ -20,6 +20,9 @@ IDS_MAX = 1_000
 async def list_dead(call: Call[None, shapes.DeadQuery]) -> HTTPResponse:
     """List dead jobs, last died first."""
     query = call.query
+    for name, value in (("queue", query.queue), ("type", query.type)):
+        if value is not None:
+            validate_name(value, name, call.server.limits)
     wanted = JobFilter(status=JobStatus.DEAD, queue=query.queue, type=query.type)
     return reply(await page_of(call.server, wanted, query.limit, query.cursor))
 
@@ -45,8 +48,9 @@ async def purge_dead(call: Call[shapes.PurgeDeadBody, None]) -> HTTPResponse:
     purge = call.server.services.purge
     if body.ids is not None:
         return reply(shapes.Purged(await purge.purge_dead(_ids(body.ids))))
-    assert body.before is not None
-    return reply(shapes.Purged(await purge.purge_dead_before(body.before)))
+    before = validate_moment(body.before, "before")
+    assert before is not None
+    return reply(shapes.Purged(await purge.purge_dead_before(before)))
 
 
 def _ids(texts: list[str]) -> list[UUID]:

@@ -1,5 +1,6 @@
 """Routes of jobs: submit, read, list, cancel, retry, change."""
 
+import math
 import re
 from collections.abc import AsyncIterator
 from typing import Any, cast
@@ -10,8 +11,8 @@ from sanic.response import HTTPResponse
 
 from quorra_server.domain.errors import FieldProblem, InvalidRequest, PayloadTooLarge, QuorraError
 from quorra_server.domain.job import NewJob, SubmittedJob
-from quorra_server.domain.json_text import checked_json
-from quorra_server.domain.validation import JobDraft, parse_id, validate_job, validate_name
+from quorra_server.domain.json_text import searchable_json
+from quorra_server.domain.validation import JobDraft, parse_id, validate_job, validate_moment, validate_name
 from quorra_server.services.cancel import get_job
 from quorra_server.storage import history
 from quorra_server.storage import jobs as store
@@ -25,6 +26,7 @@ from quorra_server.transports.rest.routes import (
     Route,
     Server,
     body_chunks,
+    check_encoding,
     check_json_type,
     read_body,
     reply,
@@ -32,6 +34,9 @@ from quorra_server.transports.rest.routes import (
 
 WAIT_SECONDS_MAX = 60.0
 IMPORT_CHUNK_JOBS = 500
+IMPORT_CHUNK_BYTES = 4 * 1024 * 1024
+# The fields around a payload of full size.
+LINE_AIR_BYTES = 64 * 1024
 LOG_LINES_MAX = 1_000
 NDJSON = "application/x-ndjson"
 
@@ -53,6 +58,7 @@ async def submit_batch(call: Call[Memory, None]) -> HTTPResponse:
         raise InvalidRequest(message, problems=[FieldProblem("Idempotency-Key", message)])
     kind = (call.request.headers.get("content-type") or "").partition(";")[0].strip().lower()
     if kind == NDJSON:
+        check_encoding(call.request)
         return await _import(call)
     check_json_type(call.request)
     server = call.server
@@ -71,14 +77,15 @@ async def _import(call: Call[Memory, None]) -> HTTPResponse:
     response = await call.request.respond(content_type=NDJSON, status=200)
     assert response is not None
     chunk: list[tuple[int, bytes]] = []
-    number = 0
+    number = chunk_bytes = 0
     async for line in _lines(call):
         number += 1
         if line.strip():
             chunk.append((number, line))
-        if len(chunk) >= IMPORT_CHUNK_JOBS:
+            chunk_bytes += len(line)
+        if len(chunk) >= IMPORT_CHUNK_JOBS or chunk_bytes >= IMPORT_CHUNK_BYTES:
             await response.send(await _import_chunk(call, chunk))
-            chunk = []
+            chunk, chunk_bytes = [], 0
     if chunk:
         await response.send(await _import_chunk(call, chunk))
     await response.eof()
@@ -87,7 +94,7 @@ async def _import(call: Call[Memory, None]) -> HTTPResponse:
 
 async def _lines(call: Call[Memory, None]) -> AsyncIterator[bytes]:
     """Yield the lines of a body; one that is over the payload limit comes back cut, and is refused as such."""
-    longest = call.server.limits.payload_bytes_max * 2
+    longest = _line_bytes_max(call.server)
     rest = b""
     async for data in body_chunks(call.request):
         *lines, rest = (rest + data).split(b"\n")
@@ -105,11 +112,21 @@ async def _import_chunk(call: Call[Memory, None], chunk: list[tuple[int, bytes]]
     jobs: list[tuple[int, NewJob]] = []
     for number, line in chunk:
         try:
-            jobs.append((number, _job_of(call.server, decode_json(_decode_job, line))))
+            jobs.append((number, _job_of(call.server, _decoded_line(call.server, line))))
         except QuorraError as error:
             answers[number] = {"line": number, "error": problem_of(error)}
     answers.update(await _submit_lines(call, jobs))
     return b"".join(msgspec.json.encode(answers[number]) + b"\n" for number, _ in chunk)
+
+
+def _decoded_line(server: Server, line: bytes) -> shapes.JobBody:
+    if len(line) > _line_bytes_max(server):
+        raise PayloadTooLarge(f"The line has more than {_line_bytes_max(server):,} bytes; send a smaller payload.")
+    return decode_json(_decode_job, line)
+
+
+def _line_bytes_max(server: Server) -> int:
+    return server.limits.payload_bytes_max + LINE_AIR_BYTES
 
 
 async def _submit_lines(call: Call[Memory, None], jobs: list[tuple[int, NewJob]]) -> dict[int, dict[str, Any]]:
@@ -163,14 +180,14 @@ async def list_jobs(call: Call[None, shapes.ListQuery]) -> HTTPResponse:
     query = call.query
     payload = query.payload
     if payload is not None:
-        payload = checked_json(payload, "payload", bytes_max=call.server.limits.payload_bytes_max)
+        payload = searchable_json(payload, "payload", bytes_max=call.server.limits.payload_bytes_max)
     wanted = JobFilter(
         status=query.status,
         queue=_clean(query.queue, "queue", call),
         type=_clean(query.type, "type", call),
         tag=_clean(query.tag, "tag", call),
-        created_from=query.created_after,
-        created_before=query.created_before,
+        created_from=validate_moment(query.created_after, "created_after"),
+        created_before=validate_moment(query.created_before, "created_before"),
         payload=payload,
     )
     return reply(await page_of(call.server, wanted, query.limit, query.cursor))
@@ -189,7 +206,7 @@ async def page_of(server: Server, wanted: JobFilter, limit: int, cursor: str | N
     if not 1 <= limit <= server.limits.page_jobs_max:
         message = f"limit is {limit}; use 1 to {server.limits.page_jobs_max}."
         raise InvalidRequest(message, problems=[FieldProblem("limit", message)])
-    after = decode_cursor(cursor, "cursor") if cursor else None
+    after = decode_cursor(cursor, "cursor") if cursor is not None else None
     positions = await store.list_jobs(server.database.main, wanted, limit=limit, after=after)
     jobs = await store.get_jobs(server.database.main, [position.job_id for position in positions])
     next_cursor = encode_cursor(positions[-1]) if len(positions) == limit else None
@@ -250,19 +267,27 @@ async def retry_job(call: Call[shapes.ReasonBody, None]) -> HTTPResponse:
 async def cancel_matching(call: Call[shapes.BulkBody, None]) -> HTTPResponse:
     """Cancel all jobs that match a filter; a dry run counts them."""
     result = await call.server.services.cancel.cancel_matching(
-        _filter(call.body.filter), _reason(call.body.reason), dry_run=call.body.dry_run
+        _filter(call), _reason(call.body.reason), dry_run=call.body.dry_run
     )
     return reply(shapes.BulkReply(result.matched, result.changed, call.body.dry_run))
 
 
 async def retry_matching(call: Call[shapes.BulkBody, None]) -> HTTPResponse:
     """Retry all jobs that match a filter; a dry run counts them."""
-    result = await call.server.services.retry.retry_matching(_filter(call.body.filter), dry_run=call.body.dry_run)
+    result = await call.server.services.retry.retry_matching(_filter(call), dry_run=call.body.dry_run)
     return reply(shapes.BulkReply(result.matched, result.changed, call.body.dry_run))
 
 
-def _filter(body: shapes.FilterBody) -> JobFilter:
-    return JobFilter(body.status, body.queue, body.type, body.tag, body.created_after, body.created_before)
+def _filter(call: Call[shapes.BulkBody, None]) -> JobFilter:
+    given = call.body.filter
+    return JobFilter(
+        status=given.status,
+        queue=_clean(given.queue, "filter.queue", call),
+        type=_clean(given.type, "filter.type", call),
+        tag=_clean(given.tag, "filter.tag", call),
+        created_from=validate_moment(given.created_after, "filter.created_after"),
+        created_before=validate_moment(given.created_before, "filter.created_before"),
+    )
 
 
 def _reason(text: str | None) -> str | None:
@@ -272,6 +297,9 @@ def _reason(text: str | None) -> str | None:
 async def reschedule_job(call: Call[shapes.PatchBody, None]) -> HTTPResponse:
     """Change when, where and how urgently a waiting job runs."""
     body = call.body
+    if not any(value is not None for value in msgspec.structs.astuple(body)):
+        message = "There is nothing to change; give run_at, delay_seconds, priority, queue or max_retries."
+        raise InvalidRequest(message, problems=[FieldProblem("body", message)])
     # The same bounds as for a submission; what is not changed passes with its default.
     validate_job(
         JobDraft(
@@ -284,6 +312,7 @@ async def reschedule_job(call: Call[shapes.PatchBody, None]) -> HTTPResponse:
             max_retries=body.max_retries,
         ),
         call.server.limits,
+        unit="seconds",
     )
     job = await call.server.services.reschedule.reschedule_job(
         parse_id(call.path["job_id"]),
@@ -313,12 +342,12 @@ def _job_of(server: Server, body: shapes.JobBody, *, path: str = "", request_key
         timeout_ms=None if body.timeout_seconds is None else _milliseconds(body.timeout_seconds),
         request_key=request_key,
     )
-    return validate_job(draft, server.limits, path=path)
+    return validate_job(draft, server.limits, path=path, unit="seconds")
 
 
 def _milliseconds(seconds: float) -> int:
-    # Past any limit, but still a number that can be compared with one.
-    return round(min(max(seconds, -1e12), 1e12) * 1000)
+    # Past any limit, but still a number that can be compared with one; and never 0, which means no limit.
+    return math.ceil(min(max(seconds, -1e12), 1e12) * 1000)
 
 
 ROUTES = (

@@ -59,6 +59,8 @@ def problem_response(error: Exception) -> HTTPResponse:
     known = known_error(error)
     if known is not None and known.retry_after_seconds is not None:
         headers["Retry-After"] = str(max(1, round(known.retry_after_seconds)))
+    if isinstance(error, SanicMethodNotAllowed):
+        headers.update(error.headers)
     if problem["status"] == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="quorra"'
     return HTTPResponse(
@@ -94,7 +96,8 @@ def decode_json(decode: Callable[[bytes], Decoded], raw: bytes) -> Decoded:
         reason = unusable_character(raw) or (
             "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         )
-        raise MalformedRequest(f"The body is not valid JSON: {reason}.") from error
+        message = f"The body is not valid JSON: {reason}. Send UTF-8 text as RFC 8259 has it, without NaN or Infinity."
+        raise MalformedRequest(message, problems=[FieldProblem("body", message)]) from error
 
 
 def from_decoding(error: msgspec.ValidationError) -> InvalidRequest:
@@ -106,5 +109,6 @@ def from_decoding(error: msgspec.ValidationError) -> InvalidRequest:
         if marker in message:
             name = message.partition(marker)[2].rstrip("`")
             field = f"{field}.{name}" if field else name
-    sentence = f"{field}: {message}." if field else f"{message}."
+    field = field or "body"
+    sentence = f"{field}: {message}."
     return InvalidRequest(sentence, problems=[FieldProblem(field, sentence)])

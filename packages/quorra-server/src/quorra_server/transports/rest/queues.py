@@ -6,7 +6,7 @@ from urllib.parse import unquote
 import msgspec
 from sanic.response import HTTPResponse
 
-from quorra_server.domain.errors import QueueNotFound
+from quorra_server.domain.errors import FieldProblem, InvalidRequest, QueueNotFound
 from quorra_server.domain.validation import validate_backoff, validate_name
 from quorra_server.storage import queues
 from quorra_server.transports.rest import shapes
@@ -62,7 +62,12 @@ async def _details(call: Call[Any, None], name: str, *, must_exist: bool = True)
 
 
 def _name(call: Call[Any, None]) -> str:
-    return validate_name(unquote(call.path["queue"]), "queue", call.server.limits)
+    try:
+        name = unquote(call.path["queue"], errors="strict")
+    except UnicodeDecodeError as error:
+        message = "queue is not percent-encoded UTF-8; encode it as UTF-8."
+        raise InvalidRequest(message, problems=[FieldProblem("queue", message)]) from error
+    return validate_name(name, "queue", call.server.limits)
 
 
 ROUTES = (

@@ -2,9 +2,11 @@
 
 import asyncio
 import difflib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
+from urllib.parse import parse_qs
 
 import msgspec
 from sanic.request import Request
@@ -18,6 +20,8 @@ from quorra_server.storage.database import Database
 from quorra_server.transports.rest.problems import from_decoding
 
 BODY_SECONDS_MAX = 30.0
+UNBOUNDED = 2**62
+_CHARSET = re.compile(r"""charset\s*=\s*["']?([^"';\s]+)""", re.IGNORECASE)
 Body = TypeVar("Body")
 Query = TypeVar("Query")
 
@@ -120,6 +124,8 @@ async def read_body(request: Request, bytes_max: int, memory: Memory) -> bytes:
 async def body_chunks(request: Request) -> AsyncIterator[bytes]:
     """Yield a body as it arrives."""
     stream: Any = request.stream
+    # Each route bounds its own body as it reads it; an import has no bound but its lines.
+    stream.request_max_size = UNBOUNDED
     while stream is not None and (chunk := await stream.read()):
         yield chunk
 
@@ -130,13 +136,14 @@ def decode_query(route: Route, request: Request) -> Any:
     Raises:
         InvalidRequest: One is unknown, given twice, or does not fit.
     """
+    given = _parameters(request)
     if route.query is None:
-        if request.args:
-            raise _unknown(next(iter(request.args)), ())
+        if given:
+            raise _unknown(next(iter(given)), ())
         return None
     known = tuple(info.encode_name for info in msgspec.structs.fields(route.query))
     values: dict[str, str] = {}
-    for name, found in request.args.items():
+    for name, found in given.items():
         if name not in known:
             raise _unknown(name, known)
         if len(found) > 1:
@@ -146,6 +153,13 @@ def decode_query(route: Route, request: Request) -> Any:
         return msgspec.convert(values, route.query, strict=False)
     except msgspec.ValidationError as error:
         raise from_decoding(error) from error
+
+
+def _parameters(request: Request) -> dict[str, list[str]]:
+    try:
+        return parse_qs(request.query_string, keep_blank_values=True, errors="strict")
+    except ValueError as error:
+        raise _invalid("query", "The query is not percent-encoded UTF-8; encode it as UTF-8.") from error
 
 
 def _unknown(name: str, known: tuple[str, ...]) -> InvalidRequest:
@@ -168,3 +182,18 @@ def check_json_type(request: Request) -> None:
     if kind not in ("application/json", "application/x-www-form-urlencoded"):
         # curl -d says it is a form unless told otherwise; what counts is that it parses as JSON.
         raise _invalid("Content-Type", f"Content-Type is {kind}; send application/json.")
+    check_encoding(request)
+
+
+def check_encoding(request: Request) -> None:
+    """Refuse bodies that say they are compressed, or not UTF-8.
+
+    Raises:
+        InvalidRequest: The Content-Encoding or the charset is another one.
+    """
+    compression = (request.headers.get("content-encoding") or "identity").strip().lower()
+    if compression != "identity":
+        raise _invalid("Content-Encoding", f"Content-Encoding is {compression}; send the body uncompressed.")
+    charset = _CHARSET.search(request.headers.get("content-type") or "")
+    if charset and charset[1].lower() not in ("utf-8", "utf8"):
+        raise _invalid("Content-Type", f"The charset is {charset[1]}; JSON is sent as UTF-8.")

@@ -19,6 +19,7 @@ from quorra_server.services import Services
 from quorra_server.storage.database import Database
 from quorra_server.transports.dashboard.pages import Dashboard
 from quorra_server.transports.rest import dead, health, jobs, openapi, queues, workers
+from quorra_server.transports.rest.connection import HEAD_SECONDS_MAX, StrictProtocol
 from quorra_server.transports.rest.problems import decode_json, problem_response
 from quorra_server.transports.rest.routes import (
     Call,
@@ -30,10 +31,11 @@ from quorra_server.transports.rest.routes import (
     read_body,
 )
 
-HEAD_SECONDS_MAX = 5
 RESPONSE_SECONDS_MAX = 120
 KEEP_ALIVE_SECONDS = 75
 HEADER_BYTES_MAX = 8 * 1024
+# What is still read of a body that was refused, so that its client sees the answer.
+UNWANTED_BODY_BYTES_MAX = 32 * 1024 * 1024
 # A body with one payload of full size and the fields around it.
 BODY_AIR_BYTES = 64 * 1024
 CLOSE_LOOK_SECONDS = 0.02
@@ -70,7 +72,10 @@ class RestServer:
     async def start(self, listening: socket.socket) -> None:
         """Serve on a socket that is bound already."""
         self._asyncio_server = await self._app.create_server(
-            sock=listening, return_asyncio_server=True, asyncio_server_kwargs={"start_serving": False}
+            sock=listening,
+            protocol=StrictProtocol,
+            return_asyncio_server=True,
+            asyncio_server_kwargs={"start_serving": False},
         )
         await self._asyncio_server.startup()
         await self._asyncio_server.start_serving()
@@ -110,7 +115,9 @@ class RestServer:
                 return problem_response(error)
 
         name = f"{method.lower()}_{path.strip('/').replace('/', '_').replace('<', '').replace(':str>', '') or 'root'}"
-        self._app.add_route(guarded, path, methods=[method], name=name, stream=method not in ("GET", "HEAD"))
+        methods = ["GET", "HEAD"] if method == "GET" else [method]
+        # Each route reads its own body, or none: Sanic would read it whole, before anybody asked for a key.
+        self._app.add_route(guarded, path, methods=methods, name=name, stream=True)
 
     async def _decoded(self, request: Request, decode: Callable[[bytes], Any], bytes_max: int) -> Any:
         check_json_type(request)
@@ -137,10 +144,11 @@ class RestServer:
 def key_of(request: Request) -> str | None:
     """Return the API key that came with a request."""
     key: str | None = request.headers.get("x-api-key")
-    if key:
-        return key
-    scheme, _, token = (request.headers.get("authorization") or "").partition(" ")
-    return token.strip() or None if scheme.lower() == "bearer" else None
+    if not key:
+        scheme, _, token = (request.headers.get("authorization") or "").partition(" ")
+        key = token.strip() if scheme.lower() == "bearer" else None
+    # What is not UTF-8 arrives as half surrogates, which no key has.
+    return key.encode("utf-8", "replace").decode() if key else None
 
 
 def _sanic_app() -> Sanic[Any, Any]:
@@ -148,12 +156,11 @@ def _sanic_app() -> Sanic[Any, Any]:
     app: Sanic[Any, Any] = Sanic(f"quorra-{time.monotonic_ns()}", configure_logging=False)
     app.config.update(
         ACCESS_LOG=False,
-        REQUEST_TIMEOUT=HEAD_SECONDS_MAX,
+        REQUEST_TIMEOUT=int(HEAD_SECONDS_MAX),
         RESPONSE_TIMEOUT=RESPONSE_SECONDS_MAX,
         KEEP_ALIVE_TIMEOUT=KEEP_ALIVE_SECONDS,
         REQUEST_MAX_HEADER_SIZE=HEADER_BYTES_MAX,
-        # Each route bounds its own body as it reads it; an import has no bound but its lines.
-        REQUEST_MAX_SIZE=2**62,
+        REQUEST_MAX_SIZE=UNWANTED_BODY_BYTES_MAX,
         FALLBACK_ERROR_FORMAT="json",
         MOTD=False,
         TOUCHUP=False,
