@@ -32,7 +32,7 @@ class MailServer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._controller = Controller(Mailbox(str(folder)), hostname="127.0.0.1", port=free_port())
+        self._controller = Controller(Mailbox(folder), hostname="127.0.0.1", port=free_port())
 
     def __enter__(self) -> "MailServer":
         self._controller.start()

@@ -115,7 +115,7 @@ async def test_pages_have_no_gap_and_no_double_for_every_status(queue: QueueSpec
     await queue.submit(5)
 
     for status, count in ((None, 12), (JobStatus.SUCCEEDED, 7), (JobStatus.PENDING, 5)):
-        seen = []
+        seen: list[object] = []
         after = None
         while page := await jobs.list_jobs(queue.pool, jobs.JobFilter(status=status), limit=2, after=after):
             seen.extend(position.job_id for position in page)

@@ -1,0 +1,100 @@
+"""The dashboard: signing in, what it shows, and that nothing of a job is ever markup."""
+
+import re
+import shutil
+import subprocess
+import tempfile
+
+import httpx
+import pytest
+
+from tests.support.processes import RunningServer, start_server
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture
+def browser(shared_server: RunningServer) -> httpx.Client:
+    return httpx.Client(base_url=shared_server.http_url)
+
+
+def _sign_in(browser: httpx.Client, key: str) -> httpx.Response:
+    return browser.post("/login", data={"key": key})
+
+
+def test_without_a_session_there_is_only_the_way_in(browser: httpx.Client) -> None:
+    reply = browser.get("/")
+
+    assert (303, "/login") == (reply.status_code, reply.headers["location"])
+    assert "API key" in browser.get("/login").text
+
+
+def test_a_key_is_exchanged_for_a_cookie_that_scripts_cannot_read(
+    browser: httpx.Client, shared_server: RunningServer
+) -> None:
+    refused = _sign_in(browser, "wrong")
+    reply = _sign_in(browser, shared_server.api_key)
+
+    cookie = reply.headers["set-cookie"]
+    assert 401 == refused.status_code
+    assert 303 == reply.status_code
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    assert shared_server.api_key not in cookie
+
+
+def test_a_form_of_another_site_is_refused(browser: httpx.Client, shared_server: RunningServer) -> None:
+    reply = browser.post("/login", data={"key": shared_server.api_key}, headers={"Origin": "https://evil.example"})
+
+    assert 403 == reply.status_code
+
+
+def test_it_shows_queues_and_jobs_and_escapes_everything(
+    browser: httpx.Client, shared_server: RunningServer, api: httpx.Client, queue_name: str
+) -> None:
+    submitted = api.post(
+        "/v1/jobs",
+        json={"type": "<b>bold</b>", "payload": {"x": "<script>alert(1)</script>"}, "queue": queue_name},
+    ).json()
+    _sign_in(browser, shared_server.api_key)
+
+    overview, job = browser.get("/"), browser.get(f"/jobs/{submitted['id']}")
+    filtered = browser.get("/?status=dead")
+
+    policy = overview.headers["content-security-policy"]
+    assert queue_name in overview.text
+    assert submitted["id"] in overview.text
+    assert submitted["id"] not in filtered.text
+    assert "<script" not in overview.text + job.text
+    assert "<b>bold" not in overview.text + job.text
+    assert "default-src 'none'" in policy
+    assert re.search(r"style-src 'nonce-[\w-]{20,}'", policy)
+    assert 404 == browser.get("/jobs/not-an-id").status_code
+
+
+def test_signing_out_ends_the_session(browser: httpx.Client, shared_server: RunningServer) -> None:
+    _sign_in(browser, shared_server.api_key)
+    assert 200 == browser.get("/").status_code
+
+    browser.post("/logout")
+
+    assert 303 == browser.get("/").status_code
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine; the pages are tested over HTTP all the same")
+def test_a_real_browser_renders_it(database_url: str) -> None:
+    with start_server(database_url, {"QUORRA_ENV": "development", "QUORRA_AUTH": "off"}) as server:
+        httpx.post(f"{server.http_url}/v1/jobs", json={"type": "seen", "payload": {}, "queue": "in-the-browser"})
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+            done = subprocess.run(
+                [
+                    str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+                    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                    f"--user-data-dir={profile}", "--virtual-time-budget=2000", "--dump-dom", server.http_url,
+                ],
+                capture_output=True, text=True, timeout=60, check=False,
+            )  # fmt: skip
+
+    assert "in-the-browser" in done.stdout
+    assert "Refused to apply" not in done.stderr

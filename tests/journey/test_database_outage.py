@@ -1,0 +1,56 @@
+"""PostgreSQL goes away and comes back: honest answers meanwhile, nothing acknowledged lost, normal again by itself."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import httpx
+from quorra_server import embedded
+from quorra_server.embedded import EmbeddedPostgres
+from quorra_server.storage.migrate import migrate
+
+from tests.support.processes import start_server, start_worker
+from tests.support.rest import Rest
+from tests.support.waiting import eventually_sync
+
+HELLO = """
+    from quorra_worker_sdk import Worker
+
+    worker = Worker()
+
+    @worker.job("hello")
+    async def hello(n: int = 0) -> int:
+        return n
+"""
+
+
+def test_while_postgresql_is_away_the_answer_is_503_and_afterwards_all_is_well(
+    postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    asyncio.run(migrate(postgres.dsn))
+    with start_server(postgres.dsn) as server, start_worker(server, HELLO, tmp_path):
+        rest = Rest(server)
+        before = rest.submit("hello", {"n": 1})
+        rest.ended(before)
+        acknowledged = rest.submit("hello", {"n": 2}, delay_seconds=1)
+
+        postgres.stop()
+        refused = httpx.post(
+            f"{server.http_url}/v1/jobs", json={"type": "hello", "payload": {}}, headers=server.headers, timeout=20
+        )
+        ready = httpx.get(f"{server.http_url}/readyz", timeout=10)
+        live = httpx.get(f"{server.http_url}/livez", timeout=10)
+        with embedded.start(postgres.data_dir.parent, port=postgres.port):
+            back_at = time.monotonic()
+            eventually_sync(lambda: httpx.get(f"{server.http_url}/readyz", timeout=5).is_success, "it is ready again")
+            after = rest.submit("hello", {"n": 3})
+            seconds = time.monotonic() - back_at
+            results = [rest.ended(job_id)["result"] for job_id in (acknowledged, after)]
+            kept = rest.job(before)["result"]
+
+    assert (503, "application/problem+json") == (refused.status_code, refused.headers["content-type"])
+    assert "Retry-After" in refused.headers
+    assert (503, 200) == (ready.status_code, live.status_code)
+    assert seconds < 2
+    assert [2, 3] == results
+    assert 1 == kept

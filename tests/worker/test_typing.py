@@ -1,0 +1,69 @@
+"""The types of the SDK: good use passes both type checkers, wrong arguments fail in both."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+GOOD = """
+from datetime import timedelta
+from quorra_worker_sdk import Context, Worker
+
+worker: Worker[int] = Worker("localhost:1")
+
+@worker.job("send")
+async def send(ctx: Context[int], to: str, subject: str = "hi") -> str:
+    return to * ctx.deps
+
+@worker.job("render", executor="process")
+def render(pages: int) -> bytes:
+    return b"x" * pages
+
+async def use() -> None:
+    done = await send.options(delay=timedelta(hours=1)).enqueue(to="a@b.c")
+    text: str = await done.result()
+    pages: bytes = await (await render.enqueue(3)).result()
+    print(text, pages)
+"""
+BAD = {
+    "a wrong type": "await send.enqueue(to=7)",
+    "a missing argument": "await send.enqueue()",
+    "an unknown argument": 'await send.enqueue(to="x", cc="y")',
+    "a wrong result": 'number: int = await (await send.enqueue(to="x")).result()',
+}
+
+
+@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+def test_good_use_passes(checker: str, tmp_path: Path) -> None:
+    file = tmp_path / "good.py"
+    file.write_text(GOOD)
+
+    code, output = _check(checker, file)
+
+    assert 0 == code, output
+
+
+@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+def test_each_wrong_use_is_an_error(checker: str, tmp_path: Path) -> None:
+    file = tmp_path / "bad.py"
+    lines = [f"    {line}" for line in BAD.values()]
+    file.write_text(GOOD + "\nasync def misuse() -> None:\n" + "\n".join(lines) + "\n")
+    first = len(GOOD.splitlines()) + 3
+
+    code, output = _check(checker, file)
+
+    assert 0 != code
+    missed = [name for number, name in enumerate(BAD) if f"bad.py:{first + number}" not in output]
+    assert [] == missed, output
+
+
+def _check(checker: str, file: Path) -> tuple[int, str]:
+    if checker == "mypy":
+        command = [sys.executable, "-m", "mypy", "--strict", f"--config-file={ROOT / 'pyproject.toml'}", str(file)]
+    else:
+        command = [sys.executable, "-m", "pyright", f"--pythonpath={sys.executable}", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=180, check=False)
+    return done.returncode, done.stdout + done.stderr
