@@ -60,7 +60,7 @@ def problem_response(error: Exception) -> HTTPResponse:
     if known is not None and known.retry_after_seconds is not None:
         headers["Retry-After"] = str(max(1, round(known.retry_after_seconds)))
     if isinstance(error, SanicMethodNotAllowed):
-        headers.update(error.headers)
+        headers["Allow"] = ", ".join(sorted(error.headers["Allow"].split(", ")))
     if problem["status"] == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="quorra"'
     return HTTPResponse(
