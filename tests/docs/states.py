@@ -13,10 +13,10 @@ def diagram() -> str:
     """Return the diagram as Mermaid, one arrow for each move from one state to another."""
     arrows: dict[tuple[str, str], list[str]] = {}
     for move in TRANSITIONS:
-        for before in sorted(move.before) or ["[*]"]:
-            for after in sorted(move.after) or ["[*]"]:
+        for before in sorted(map(str, move.before)) or ["[*]"]:
+            for after in sorted(map(str, move.after)) or ["[*]"]:
                 if before != after:
-                    arrows.setdefault((str(before), str(after)), []).append(str(move.event))
+                    arrows.setdefault((before, after), []).append(str(move.event))
     lines = [f"    {before} --> {after}: {', '.join(events)}" for (before, after), events in arrows.items()]
     return "```mermaid\nstateDiagram-v2\n" + "\n".join(lines) + "\n```\n"
 

@@ -109,7 +109,7 @@ def rest(server: RunningServer, tmp_path: Path) -> Rest:
 
 
 def test_payloads_become_arguments_and_results_come_back(server: RunningServer, rest: Rest, tmp_path: Path) -> None:
-    wanted = [
+    wanted: list[tuple[str, dict[str, object], object]] = [
         ("parameters", {"a": 1}, [1, "b", []]),
         ("parameters", {"a": 1, "b": "x", "c": [2]}, [1, "x", [2]]),
         ("point", {"x": 3, "y": 4}, 7),
@@ -233,14 +233,14 @@ async def test_a_cut_connection_is_opened_again_and_nothing_runs_twice(
             job_id = rest.submit("careful")
 
             async def runs() -> bool:
-                return rest.job(job_id)["status"] == "processing"
+                return bool(rest.job(job_id)["status"] == "processing")
 
             await eventually(runs, "it runs")
             proxy.cut()
             (tmp_path / "go").touch()
 
             async def is_done() -> bool:
-                return rest.job(job_id)["status"] == "succeeded"
+                return bool(rest.job(job_id)["status"] == "succeeded")
 
             await eventually(is_done, "its report arrived on another stream", timeout=15)
 

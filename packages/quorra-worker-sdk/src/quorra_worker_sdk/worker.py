@@ -13,10 +13,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, overload
 
 import grpc
 from quorra_proto.v1 import quorra_pb2 as pb
+from typing_extensions import TypeVar
 
 from quorra_worker_sdk import config
 from quorra_worker_sdk.client import AsyncClient, JobHandler
@@ -31,7 +32,8 @@ log = logging.getLogger("quorra.worker")
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Deps = TypeVar("Deps")
+# What a lifespan yields; None without one.
+Deps = TypeVar("Deps", default=None)
 Lifespan = Callable[[], AbstractAsyncContextManager[Deps]]
 
 SDK_NAME = "quorra-worker-sdk-python"

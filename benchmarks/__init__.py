@@ -1,0 +1,1 @@
+"""Benchmarks: real processes, real PostgreSQL, nothing switched off that a user has on."""
