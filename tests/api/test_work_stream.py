@@ -1,8 +1,7 @@
-"""The fast way: one stream, credit, receipts after the commit, and a goodbye that gives work back."""
+"""The fast way, by its protocol: credit is never exceeded, receipts come after the commit, repeating is harmless."""
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -13,192 +12,206 @@ from quorra_proto.v1.quorra_pb2_grpc import WorkerServiceStub
 
 from tests.support.processes import RunningServer
 
-ANSWER_SECONDS_MAX = 10.0
-
 
 class Conversation:
-    """One `Work` stream, message by message; the server's pings are passed over."""
+    """A worker's side of one stream, message by message."""
 
-    def __init__(self, call: Any) -> None:
-        self._call = call
+    def __init__(self, stub: Any, metadata: Any, queue: str) -> None:
+        self.stub, self.metadata, self.queue = stub, metadata, queue
+        self.call = stub.Work(metadata=metadata)
+        self.jobs: list[pb.Job] = []
+        self.sequence = 0
 
-    async def say(self, **message: Any) -> None:
-        await self._call.write(pb.WorkerMessage(**message))
-
-    async def hear(self, kind: str) -> Any:
-        """Return the next message, which must be of this kind."""
-        while True:
-            message = await asyncio.wait_for(self._call.read(), ANSWER_SECONDS_MAX)
-            assert message is not grpc.aio.EOF, await self._call.details()
-            if message.WhichOneof("message") != "ping":
-                assert kind == message.WhichOneof("message"), message
-                return getattr(message, kind)
-
-    async def jobs(self, count: int) -> list[pb.Job]:
-        found: list[pb.Job] = []
-        while len(found) < count:
-            found.extend((await self.hear("jobs")).jobs)
-        return found
-
-    async def is_silent(self, seconds: float) -> bool:
-        """Say whether nothing but pings comes for so long."""
-        try:
-            async with asyncio.timeout(seconds):
-                while (await self._call.read()).WhichOneof("message") == "ping":
-                    pass
-        except TimeoutError:
-            return True
-        return False
-
-
-@asynccontextmanager
-async def _conversation(server: RunningServer, *queues: str, **hello: Any) -> AsyncIterator[Conversation]:
-    async with grpc.aio.insecure_channel(server.grpc_address) as channel:
-        call = WorkerServiceStub(channel).Work(metadata=server.metadata)
-        conversation = Conversation(call)
-        subscriptions = [pb.QueueSubscription(name=queue) for queue in queues]
-        await conversation.say(
-            hello=pb.Hello(worker_id="w", boot_id=f"boot of {queues[0]}", slots=10, queues=subscriptions, **hello)
+    async def hello(self, **fields: Any) -> pb.Welcome:
+        hello = pb.Hello(
+            **{
+                "worker_id": "stream-worker",
+                "boot_id": "boot",
+                "queues": [pb.QueueSubscription(name=self.queue)],
+                **fields,
+            }
         )
-        yield conversation
-        call.cancel()
+        await self.call.write(pb.WorkerMessage(hello=hello))
+        message = await self.call.read()
+        welcome: pb.Welcome = message.welcome
+        return welcome
+
+    async def grant(self, total: int) -> None:
+        await self.call.write(pb.WorkerMessage(credit=pb.Credit(granted_total=total)))
+
+    async def until_jobs(self, count: int) -> list[pb.Job]:
+        async with asyncio.timeout(10):
+            while len(self.jobs) < count:
+                self.jobs.extend((await self.call.read()).jobs.jobs)
+        return self.jobs
+
+    async def report(self, **reports: Any) -> pb.Receipts:
+        """Send reports and wait for their receipt."""
+        self.sequence += 1
+        await self.call.write(pb.WorkerMessage(reports=pb.Reports(sequence=self.sequence, **reports)))
+        async with asyncio.timeout(10):
+            while True:
+                message = await self.call.read()
+                self.jobs.extend(message.jobs.jobs)
+                if message.WhichOneof("message") == "receipts" and message.receipts.sequence >= self.sequence:
+                    receipts: pb.Receipts = message.receipts
+                    return receipts
+
+    async def close(self) -> None:
+        await self.call.done_writing()
+        async with asyncio.timeout(10):
+            while await self.call.read() is not grpc.aio.EOF:
+                pass
 
 
-def _submit(api: httpx.Client, queue: str, count: int) -> list[str]:
-    jobs = [{"type": "t", "payload": {"n": number}, "queue": queue} for number in range(count)]
+@pytest.fixture
+async def stream(shared_server: RunningServer, queue_name: str) -> AsyncIterator[Conversation]:
+    async with grpc.aio.insecure_channel(shared_server.grpc_address) as channel:
+        yield Conversation(WorkerServiceStub(channel), shared_server.metadata, queue_name)
+
+
+def _submit(api: httpx.Client, queue: str, count: int, **fields: Any) -> list[str]:
+    jobs = [{"type": "t", "payload": {}, "queue": queue, **fields}] * count
     return [job["id"] for job in api.post("/v1/jobs/batch", json={"jobs": jobs}).json()["jobs"]]
 
 
-@pytest.mark.parametrize("first", [pb.WorkerMessage(), pb.WorkerMessage(credit=pb.Credit(granted_total=1))])
-async def test_the_first_message_must_be_hello(shared_server: RunningServer, first: pb.WorkerMessage) -> None:
-    async with grpc.aio.insecure_channel(shared_server.grpc_address) as channel:
-        call = WorkerServiceStub(channel).Work(metadata=shared_server.metadata)
-        await call.write(first)
+async def test_never_more_jobs_than_credit(stream: Conversation, api: httpx.Client, queue_name: str) -> None:
+    _submit(api, queue_name, 50)
+    await stream.hello()
 
-        assert grpc.StatusCode.INVALID_ARGUMENT == await call.code()
-        assert "Hello" in await call.details()
+    await stream.grant(7)
+    await stream.until_jobs(7)
+    # A total that was sent before grants nothing new; what comes next is the receipt, not a job.
+    await stream.grant(7)
+    await stream.report(succeeded=[pb.Succeeded(lease_id=stream.jobs[0].lease_id)])
+    held = len(stream.jobs)
+    await stream.grant(12)
+    await stream.until_jobs(12)
+
+    assert (7, 12) == (held, len(stream.jobs))
+    assert 38 == api.get(f"/v1/queues/{queue_name}").json()["counts"]["pending"]
+    await stream.close()
 
 
-async def test_welcome_says_what_was_granted(shared_server: RunningServer, queue_name: str) -> None:
-    async with _conversation(shared_server, queue_name, lease_ttl_seconds=999_999) as worker:
-        welcome = await worker.hear("welcome")
-
-    assert 12 * 3600 == welcome.lease_ttl_seconds
-    assert ["lease_ttl_seconds"] == [sentence.partition(":")[0] for sentence in welcome.adjusted]
-
-
-async def test_there_are_never_more_jobs_than_credit(
-    shared_server: RunningServer, api: httpx.Client, queue_name: str
+async def test_a_receipt_means_that_the_outcome_is_durable(
+    stream: Conversation, api: httpx.Client, queue_name: str
 ) -> None:
-    _submit(api, queue_name, 10)
-    async with _conversation(shared_server, queue_name) as worker:
-        await worker.hear("welcome")
-        await worker.say(credit=pb.Credit(granted_total=3))
-        first = await worker.jobs(3)
-        # The same total again, as after a lost message, allows nothing more.
-        await worker.say(credit=pb.Credit(granted_total=3))
-        assert await worker.is_silent(1.5)
-    async with _conversation(shared_server, queue_name) as worker:
-        await worker.hear("welcome")
-        await worker.say(credit=pb.Credit(granted_total=5))
-        second = await worker.jobs(5)
+    ids = _submit(api, queue_name, 3, max_retries=0)
+    await stream.hello()
+    await stream.grant(3)
+    good, bad, back = await stream.until_jobs(3)
 
-    assert (3, 5) == (len(first), len(second))
-    assert 8 == len({job.id for job in first + second})
-    assert 8 == len({job.lease_id for job in first + second})
+    receipts = await stream.report(
+        succeeded=[pb.Succeeded(lease_id=good.lease_id, result=b'"fine"', run_ms=5)],
+        failed=[pb.Failed(lease_id=bad.lease_id, error="broken", kind="E")],
+        released=[pb.Released(lease_id=back.lease_id, reason="later", delay_ms=60_000)],
+    )
+
+    assert not receipts.refused
+    assert ["succeeded", "dead", "pending"] == [api.get(f"/v1/jobs/{job_id}").json()["status"] for job_id in ids]
+    await stream.close()
 
 
-async def test_a_receipt_comes_when_the_outcome_can_be_read(
-    shared_server: RunningServer, api: httpx.Client, queue_name: str
-) -> None:
-    good, bad = _submit(api, queue_name, 2)
-    async with _conversation(shared_server, queue_name) as worker:
-        await worker.hear("welcome")
-        await worker.say(credit=pb.Credit(granted_total=2))
-        leases = {job.id: job.lease_id for job in await worker.jobs(2)}
-        await worker.say(
-            reports=pb.Reports(
-                sequence=0,
-                started=[pb.Started(lease_id=lease) for lease in leases.values()],
-                succeeded=[pb.Succeeded(lease_id=leases[good], result=b'{"a": 1}', run_ms=5)],
-                failed=[pb.Failed(lease_id=leases[bad], error="no", kind="E", non_retryable=True)],
-                logs=[pb.LogLine(lease_id=leases[good], level="info", message="hello")],
-            )
-        )
-        receipts = await worker.hear("receipts")
-
-        assert (0, []) == (receipts.sequence, list(receipts.refused))
-        assert ["succeeded", "dead"] == [api.get(f"/v1/jobs/{job_id}").json()["status"] for job_id in (good, bad)]
-
-
-async def test_a_report_sent_again_is_answered_as_settled_and_a_foreign_one_refused(
-    shared_server: RunningServer, api: httpx.Client, queue_name: str
+async def test_repeated_and_contradicting_reports_are_refused_with_what_stands(
+    stream: Conversation, api: httpx.Client, queue_name: str
 ) -> None:
     _submit(api, queue_name, 1)
-    async with _conversation(shared_server, queue_name) as worker:
-        await worker.hear("welcome")
-        await worker.say(credit=pb.Credit(granted_total=1))
-        (job,) = await worker.jobs(1)
-        for sequence in (0, 1):
-            done = [pb.Succeeded(lease_id=job.lease_id)]
-            await worker.say(reports=pb.Reports(sequence=sequence, succeeded=done))
-        await worker.say(reports=pb.Reports(sequence=2, failed=[pb.Failed(lease_id=job.lease_id, error="late")]))
-        await worker.say(reports=pb.Reports(sequence=3, succeeded=[pb.Succeeded(lease_id="nonsense")]))
-        reasons = []
-        while True:
-            receipts = await worker.hear("receipts")
-            reasons += [refused.reason for refused in receipts.refused]
-            if receipts.sequence == 3:
-                break
+    await stream.hello()
+    await stream.grant(1)
+    (job,) = await stream.until_jobs(1)
+    await stream.report(succeeded=[pb.Succeeded(lease_id=job.lease_id)])
 
+    same = await stream.report(succeeded=[pb.Succeeded(lease_id=job.lease_id)])
+    other = await stream.report(failed=[pb.Failed(lease_id=job.lease_id, error="no")])
+    nonsense = await stream.report(succeeded=[pb.Succeeded(lease_id="nonsense")])
+
+    reasons = [receipt.refused[0].reason for receipt in (same, other, nonsense)]
     assert [
         pb.REFUSAL_REASON_ALREADY_SETTLED_SAME,
         pb.REFUSAL_REASON_ALREADY_SETTLED_OTHER,
         pb.REFUSAL_REASON_INVALID,
-    ] == sorted(reasons)
-    assert "succeeded" == api.get(f"/v1/jobs/{job.id}").json()["status"]
+    ] == reasons
+    assert "succeeded" == other.refused[0].outcome
+    await stream.close()
 
 
-async def test_after_goodbye_no_jobs_come_and_released_ones_cost_nothing(
-    shared_server: RunningServer, api: httpx.Client, queue_name: str
+async def test_reports_of_an_earlier_stream_are_taken_on_a_new_one(
+    stream: Conversation, api: httpx.Client, queue_name: str, shared_server: RunningServer
 ) -> None:
     (job_id,) = _submit(api, queue_name, 1)
-    async with _conversation(shared_server, queue_name) as worker:
-        await worker.hear("welcome")
-        await worker.say(credit=pb.Credit(granted_total=5))
-        (job,) = await worker.jobs(1)
-        await worker.say(goodbye=pb.Goodbye(reason="done"))
-        await worker.say(reports=pb.Reports(sequence=0, released=[pb.Released(lease_id=job.lease_id)]))
-        await worker.hear("receipts")
-        _submit(api, queue_name, 1)
+    await stream.hello()
+    await stream.grant(1)
+    (job,) = await stream.until_jobs(1)
+    stream.call.cancel()
 
-        assert await worker.is_silent(1.5)
-        found = api.get(f"/v1/jobs/{job_id}").json()
-        assert ("pending", 0) == (found["status"], found["attempts"])
+    again = Conversation(stream.stub, shared_server.metadata, queue_name)
+    again.sequence = 41
+    await again.hello()
+    receipts = await again.report(succeeded=[pb.Succeeded(lease_id=job.lease_id)])
+
+    assert (42, []) == (receipts.sequence, list(receipts.refused))
+    assert "succeeded" == api.get(f"/v1/jobs/{job_id}").json()["status"]
+    await again.close()
 
 
-async def test_a_cancelled_job_reaches_its_worker_as_a_notice(
-    shared_server: RunningServer, api: httpx.Client, queue_name: str
+async def test_after_goodbye_no_more_jobs_come(stream: Conversation, api: httpx.Client, queue_name: str) -> None:
+    await stream.hello()
+    await stream.grant(10)
+    await stream.call.write(pb.WorkerMessage(goodbye=pb.Goodbye(reason="done")))
+    await stream.report(started=[])
+
+    _submit(api, queue_name, 3)
+    await stream.report(started=[])
+
+    assert [] == stream.jobs
+    await stream.close()
+
+
+async def test_the_bound_of_a_queue_is_kept(stream: Conversation, api: httpx.Client, queue_name: str) -> None:
+    _submit(api, queue_name, 10)
+    await stream.hello(queues=[pb.QueueSubscription(name=queue_name, slots=2)])
+    await stream.grant(10)
+    await stream.until_jobs(2)
+
+    first = len(stream.jobs)
+    await stream.report(succeeded=[pb.Succeeded(lease_id=stream.jobs[0].lease_id)])
+    await stream.until_jobs(3)
+
+    assert (2, 3) == (first, len(stream.jobs))
+    stream.call.cancel()
+
+
+async def test_wishes_out_of_bounds_are_clamped_and_said(stream: Conversation) -> None:
+    welcome = await stream.hello(lease_ttl_seconds=100_000)
+
+    assert 12 * 3600 == welcome.lease_ttl_seconds
+    assert "lease_ttl_seconds" in welcome.adjusted[0]
+    assert welcome.heartbeat_interval_ms * 3 <= welcome.lease_ttl_seconds * 1000 + 3
+    await stream.close()
+
+
+async def test_the_first_message_has_to_be_hello(stream: Conversation) -> None:
+    await stream.grant(1)
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stream.call.read()
+
+    assert grpc.StatusCode.INVALID_ARGUMENT == caught.value.code()
+
+
+async def test_a_heartbeat_keeps_leases_and_names_the_ones_that_are_over(
+    stream: Conversation, api: httpx.Client, queue_name: str
 ) -> None:
-    (job_id,) = _submit(api, queue_name, 1)
-    async with _conversation(shared_server, queue_name) as worker:
-        await worker.hear("welcome")
-        await worker.say(credit=pb.Credit(granted_total=1))
-        (job,) = await worker.jobs(1)
+    ids = _submit(api, queue_name, 2)
+    await stream.hello()
+    await stream.grant(2)
+    kept, cancelled = await stream.until_jobs(2)
+    api.post(f"/v1/jobs/{ids[1]}/cancel")
 
-        api.post(f"/v1/jobs/{job_id}/cancel", json={"reason": "not wanted"})
-        notice = await worker.hear("notice")
-
-    assert [(job.lease_id, "cancelled")] == [(ended.lease_id, ended.reason) for ended in notice.ended]
-
-
-async def test_a_live_worker_is_listed(shared_server: RunningServer, api: httpx.Client, queue_name: str) -> None:
-    hello = {"sdk_name": "sdk", "sdk_version": "1", "host": "h", "pid": 7, "types": ["t"], "labels": {"zone": "a"}}
-    async with _conversation(shared_server, queue_name, **hello) as worker:
-        await worker.hear("welcome")
-        workers = api.get("/v1/workers").json()["workers"]
-
-    (found,) = [entry for entry in workers if queue_name in entry["queues"]]
-    assert ("w", "h", 7, "sdk 1", ["t"], {"zone": "a"}) == tuple(
-        found[name] for name in ("worker_id", "host", "pid", "version", "types", "labels")
+    reply = await stream.stub.Heartbeat(
+        pb.HeartbeatRequest(worker_id="stream-worker", boot_id="boot", lease_ids=[kept.lease_id, cancelled.lease_id]),
+        metadata=stream.metadata,
     )
+
+    assert [(cancelled.lease_id, "cancelled")] == [(ended.lease_id, ended.reason) for ended in reply.ended]
+    stream.call.cancel()

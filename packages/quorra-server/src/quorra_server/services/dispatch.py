@@ -148,7 +148,9 @@ class Dispatcher:
         self._metrics.streams.set(len(self._streams))
 
     def close_stream(self, stream: Stream) -> None:
-        """Remove a stream; its leases live on until they end or run out."""
+        """Remove a stream; its leases live on until they end or run out. Closing twice is fine."""
+        if not stream.is_open:
+            return
         stream.is_open = False
         self._streams.discard(stream)
         for lane in stream.lanes:

@@ -103,21 +103,23 @@ def _outcomes(message: pb.Reports) -> Iterable[Outcome]:
 def _report(entry: Outcome) -> Report:
     lease = decode_lease_id(entry.lease_id)
     if isinstance(entry, pb.Succeeded):
-        return Report(lease, OutcomeKind.SUCCEEDED, _run_ms(entry.run_ms), result=json_text(entry.result, "result"))
+        return Report(
+            lease, OutcomeKind.SUCCEEDED, milliseconds(entry.run_ms), result=json_text(entry.result, "result")
+        )
     if isinstance(entry, pb.Failed):
         return Report(
             lease,
             OutcomeKind.FAILED,
-            _run_ms(entry.run_ms),
+            milliseconds(entry.run_ms),
             error=readable(entry.error) or "failed without a message",
             error_kind=readable(entry.kind)[:255] or None,
-            delay_ms=_delay_ms(entry.retry_after_ms) if entry.HasField("retry_after_ms") else None,
+            delay_ms=milliseconds(entry.retry_after_ms) if entry.HasField("retry_after_ms") else None,
             non_retryable=entry.non_retryable,
         )
     if isinstance(entry, pb.Cancelled):
-        return Report(lease, OutcomeKind.CANCELLED, _run_ms(entry.run_ms), error=readable(entry.reason) or None)
+        return Report(lease, OutcomeKind.CANCELLED, milliseconds(entry.run_ms), error=readable(entry.reason) or None)
     kind = OutcomeKind.RELEASED if isinstance(entry, pb.Released) else OutcomeKind.SNOOZED
-    return Report(lease, kind, delay_ms=_delay_ms(entry.delay_ms), error=readable(entry.reason) or None)
+    return Report(lease, kind, delay_ms=milliseconds(entry.delay_ms), error=readable(entry.reason) or None)
 
 
 def json_text(raw: bytes, field: str) -> str | None:
@@ -130,11 +132,8 @@ def json_text(raw: bytes, field: str) -> str | None:
     return checked_json(raw, field, bytes_max=LIMITS.result_bytes_max) if raw else None
 
 
-def _run_ms(value: int) -> int:
-    return min(max(value, 0), MILLISECONDS_MAX)
-
-
-def _delay_ms(value: int) -> int:
+def milliseconds(value: int) -> int:
+    """Return a duration of a worker's within bounds that every date can bear: 0 to ten years."""
     return min(max(value, 0), MILLISECONDS_MAX)
 
 

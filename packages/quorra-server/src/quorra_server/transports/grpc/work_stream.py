@@ -17,7 +17,7 @@ import grpc
 import structlog
 from quorra_proto.v1 import quorra_pb2 as pb
 
-from quorra_server.domain.errors import InvalidRequest, QuorraError
+from quorra_server.domain.errors import InvalidRequest, PayloadTooLarge, QuorraError
 from quorra_server.domain.job import LeaseBatch, Report
 from quorra_server.domain.states import OutcomeKind
 from quorra_server.services import Services
@@ -176,7 +176,8 @@ class WorkStream:
         self._services.starts.forget(report.lease for report in reports)
         for entry in message.started:
             with contextlib.suppress(InvalidRequest):  # a start decides nothing: its outcome will be refused
-                self._services.starts.add(decode_lease_id(entry.lease_id), self._terms.principal, max(entry.ago_ms, 0))
+                lease, ago_ms = decode_lease_id(entry.lease_id), convert.milliseconds(entry.ago_ms)
+                self._services.starts.add(lease, self._terms.principal, ago_ms)
         if message.progress or message.checkpoints or message.logs:
             self._track(self._keep_notes(message))
         self._track(self._settle(message.sequence, reports, refused))
@@ -229,7 +230,8 @@ class WorkStream:
     async def _keep_notes(self, message: pb.Reports) -> None:
         notes: dict[object, Note] = {}
         lines: list[LogLine] = []
-        with contextlib.suppress(InvalidRequest):  # what cannot be read is not kept; it decides nothing
+        # What cannot be read is not kept; it decides nothing.
+        with contextlib.suppress(InvalidRequest, PayloadTooLarge):
             for entry in message.progress:
                 lease = decode_lease_id(entry.lease_id)
                 notes[lease.job_id] = Note(
@@ -265,7 +267,8 @@ class WorkStream:
             position = self._log_positions[lease.batch, lease.ordinal]
             if position <= LOG_LINES_PER_ATTEMPT_MAX:
                 text = convert.readable(entry.message)[:LOG_CHARACTERS_MAX]
-                lines.append(LogLine(lease.job_id, lease.batch, position, max(entry.ago_ms, 0), entry.level[:20], text))
+                ago_ms, level = convert.milliseconds(entry.ago_ms), convert.readable(entry.level)[:20]
+                lines.append(LogLine(lease.job_id, lease.batch, position, ago_ms, level, text))
         return lines
 
     async def _finish_reports(self) -> None:

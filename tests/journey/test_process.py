@@ -1,0 +1,103 @@
+"""The server as a process: start-up rules, several nodes, and a stop that nobody can hold up."""
+
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import httpx
+
+from tests.support.processes import API_KEY, BIN, clean_environment, start_server
+from tests.support.rest import Rest
+from tests.support.services import free_port
+from tests.support.waiting import eventually_sync
+
+
+def _run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [str(BIN / "quorra-server"), *arguments],
+        env={**clean_environment(), **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_an_unsafe_start_ends_with_78_and_says_every_reason() -> None:
+    done = _run(DATABASE_URL="postgres://nobody@127.0.0.1:1/x", QUORRA_API_KEY="short")
+
+    assert 78 == done.returncode
+    assert "shorter than 32" in done.stderr
+    assert "clear text" in done.stderr
+
+
+def test_check_and_migrate_say_what_is_wrong_and_what_is_fine(database_url: str) -> None:
+    safe = {"QUORRA_API_KEY": API_KEY, "QUORRA_HTTP_ADDR": "127.0.0.1:1", "QUORRA_GRPC_ADDR": "127.0.0.1:2"}
+
+    assert 0 == _run("check", DATABASE_URL=database_url, **safe).returncode
+    assert "up to date" in _run("migrate", DATABASE_URL=database_url, **safe).stdout
+    unreachable = _run("migrate", DATABASE_URL="postgres://nobody@127.0.0.1:1/x", **safe)
+    assert 1 == unreachable.returncode
+    assert "DATABASE_URL" in unreachable.stderr
+    assert API_KEY not in _run("--print-config", DATABASE_URL=database_url, **safe).stdout
+
+
+def test_several_nodes_share_the_ports_and_a_killed_one_is_replaced(database_url: str) -> None:
+    with start_server(database_url, arguments=("--workers", "2")) as server:
+        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+        before = eventually_sync(lambda: pids if len(pids := children.read_text().split()) == 2 else None, "two nodes")
+        assert before is not None
+        subprocess.run(["kill", "-9", before[0]], check=True)
+
+        eventually_sync(
+            lambda: len(now := children.read_text().split()) == 2 and before[0] not in now,
+            "another node took its place",
+        )
+        rest = Rest(server)
+        assert "pending" == rest.job(rest.submit("t"))["status"]
+        second = _run(
+            "--workers", "2", DATABASE_URL=database_url, QUORRA_API_KEY=API_KEY,
+            QUORRA_HTTP_ADDR=server.http_url.removeprefix("http://"), QUORRA_GRPC_ADDR=server.grpc_address,
+        )  # fmt: skip
+        code = server.terminate()
+
+    assert 0 == code
+    assert 1 == second.returncode
+    assert "Is another server running" in second.stderr
+
+
+def test_an_idle_keep_alive_connection_does_not_hold_up_the_stop(database_url: str) -> None:
+    with start_server(database_url) as server, httpx.Client(base_url=server.http_url) as client:
+        client.get("/livez")
+        host, _, port = server.http_url.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port))) as silent:
+            server.signal(signal.SIGTERM)
+            code = server.process.wait(5)
+            silent.close()
+
+    assert 0 == code
+
+
+def test_a_request_head_that_drips_is_cut(database_url: str) -> None:
+    with start_server(database_url) as server:
+        host, _, port = server.http_url.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port))) as dripping:
+            dripping.settimeout(15)
+            dripping.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Drip: ")
+            answer = dripping.recv(1000)
+
+    assert b"" == answer or b" 408 " in answer or b" 400 " in answer
+
+
+def test_a_second_server_on_a_taken_port_says_so(database_url: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = _run(
+            DATABASE_URL=database_url, QUORRA_API_KEY=API_KEY,
+            QUORRA_HTTP_ADDR=f"127.0.0.1:{taken.getsockname()[1]}", QUORRA_GRPC_ADDR=f"127.0.0.1:{free_port()}",
+        )  # fmt: skip
+
+    assert 1 == done.returncode
+    assert "Is another server running" in done.stderr
