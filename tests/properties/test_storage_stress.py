@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 from quorra_server.domain.errors import StorageUnavailable
@@ -25,7 +25,7 @@ class _Abandoned(Exception):
 @pytest.mark.slow
 async def test_under_concurrency_each_lease_ends_once_and_each_job_is_in_one_place(database_url: str) -> None:
     chance = random.Random(7)
-    accepted: list[tuple[UUID, int]] = []
+    accepted: list[tuple[int, int]] = []
     old: list[LeaseId] = []
     async with QueueSpec(database_url, connections=WORKERS + 4) as queue:
         await queue.submit(JOBS, max_retries=1_000, backoff=None)

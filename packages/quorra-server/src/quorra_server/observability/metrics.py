@@ -1,8 +1,12 @@
 """Every metric, with its unit and labels, in one list. Labels are bounded: never an id, at most `QUEUES_MAX` queues."""
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 from quorra_server.domain.states import JobStatus
 
@@ -12,6 +16,34 @@ OTHER_QUEUES = "(other)"
 WAIT_BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 RUN_BUCKETS_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 7200)
 BATCH_BUCKETS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000)
+
+
+class BatchHistogram(Collector):
+    """A histogram that takes the values of a whole batch at once: its cost is in the batch, not in each job."""
+
+    def __init__(self, name: str, meaning: str, buckets: Sequence[float], registry: CollectorRegistry) -> None:
+        """Start empty; `buckets` are upper bounds, ascending."""
+        self._name = name
+        self._meaning = meaning
+        self._bounds = list(buckets)
+        self._counts = [0] * (len(buckets) + 1)
+        self._sum = 0.0
+        registry.register(self)
+
+    def observe_many(self, values: Sequence[float]) -> None:
+        """Add values."""
+        bounds, counts = self._bounds, self._counts
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+        self._sum += sum(values)
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """Give the values to a scrape, cumulated as the format wants them."""
+        names = [str(float(bound)) for bound in self._bounds] + ["+Inf"]
+        cumulated = list(accumulate(self._counts))
+        yield HistogramMetricFamily(
+            self._name, self._meaning, buckets=list(zip(names, cumulated, strict=True)), sum_value=self._sum
+        )
 
 
 class Metrics:
@@ -36,10 +68,15 @@ class Metrics:
         self.oldest_waiting = Gauge(
             "quorra_oldest_waiting_job_seconds", "How long the oldest due job has waited", registry=self.registry
         )
-        self.wait_seconds = self._histogram(
-            "quorra_job_wait_seconds", "From when a job was due to when it was leased", WAIT_BUCKETS_SECONDS
+        self.wait_seconds = BatchHistogram(
+            "quorra_job_wait_seconds",
+            "From when a job was due to when it was leased",
+            WAIT_BUCKETS_SECONDS,
+            self.registry,
         )
-        self.run_seconds = self._histogram("quorra_job_run_seconds", "How long attempts ran", RUN_BUCKETS_SECONDS)
+        self.run_seconds = BatchHistogram(
+            "quorra_job_run_seconds", "How long attempts ran", RUN_BUCKETS_SECONDS, self.registry
+        )
         self.submit_batch = self._histogram("quorra_submit_batch_jobs", "Jobs in one insert", BATCH_BUCKETS)
         self.lease_batch = self._histogram("quorra_lease_batch_jobs", "Jobs in one lease", BATCH_BUCKETS)
         self.settle_batch = self._histogram("quorra_settle_batch_jobs", "Reports in one settle", BATCH_BUCKETS)

@@ -303,8 +303,8 @@ class Dispatcher:
         count = len(batch.jobs)
         self._metrics.jobs_leased.labels(self._metrics.queue(lane.queue)).inc(count)
         self._metrics.lease_batch.observe(count)
-        for job in batch.jobs[:1]:
-            self._metrics.wait_seconds.observe((batch.leased_at_us - job.run_at_us) / 1_000_000)
+        leased_at_us = batch.leased_at_us
+        self._metrics.wait_seconds.observe_many([(leased_at_us - job.run_at_us) / 1_000_000 for job in batch.jobs])
         await self._add_checkpoints(batch)
         stream.sent_total += count
         if stream.slots.get(lane.queue):

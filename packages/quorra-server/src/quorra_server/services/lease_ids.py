@@ -1,11 +1,14 @@
 """Lease ids as they travel: one opaque string for each member of a lease batch."""
 
+from functools import lru_cache
 from uuid import UUID
 
 from quorra_server.domain.errors import InvalidRequest
 from quorra_server.domain.job import LeaseId
 
 PARTS = 4
+# Members of a batch come back together, and share their secret.
+SECRETS_CACHED = 4_096
 
 
 def lease_id_tail(batch: int, secret: UUID) -> str:
@@ -28,7 +31,7 @@ def decode_lease_id(text: str) -> LeaseId:
     if len(parts) == PARTS:
         ordinal, job_id, batch, secret = parts
         try:
-            lease = LeaseId(int(batch, 16), int(ordinal, 16), UUID(job_id), UUID(secret))
+            lease = LeaseId(int(batch, 16), int(ordinal, 16), UUID(job_id), _secret(secret))
         except ValueError:
             pass
         else:
@@ -37,6 +40,11 @@ def decode_lease_id(text: str) -> LeaseId:
     raise InvalidRequest(
         "lease_id is not a lease id of this queue; send back the one that came with the job.", field="lease_id"
     )
+
+
+@lru_cache(SECRETS_CACHED)
+def _secret(text: str) -> UUID:
+    return UUID(text)
 
 
 def text_of(lease: LeaseId) -> str:

@@ -27,10 +27,8 @@ async def renew_leases(pool: Pool, principal: str, held: Sequence[LeaseId], leas
     alive = await leases.renew_leases(pool, principal, secrets, lease_ms)
     in_alive_batches = [lease for lease in held if lease.batch in alive and lease.secret == secrets[lease.batch]]
     outcomes = await leases.find_outcomes(pool, in_alive_batches) if in_alive_batches else {}
-    kept = {lease for lease in in_alive_batches if (lease.job_id, lease.batch) not in outcomes}
-    return [
-        EndedLease(lease, _reason(outcomes.get((lease.job_id, lease.batch)))) for lease in held if lease not in kept
-    ]
+    kept = {lease for lease in in_alive_batches if lease[:2] not in outcomes}
+    return [EndedLease(lease, _reason(outcomes.get(lease[:2]))) for lease in held if lease not in kept]
 
 
 def _reason(outcome: OutcomeKind | None) -> str:

@@ -14,12 +14,11 @@ from quorra_server.observability.metrics import Metrics
 from quorra_server.services.wakeups import Wakeups
 from quorra_server.storage import leases
 from quorra_server.storage.database import Pool
+from quorra_server.storage.leases import Member
 
 REPORTS_MAX = 2_000
 # While one statement waits for its commit, the next one already runs.
 STATEMENTS_AT_ONCE = 2
-
-LeaseKey = tuple[UUID, int]
 
 
 class _Waiting:
@@ -87,9 +86,9 @@ class SettleService:
         """Take what waits: one principal, each lease once, up to `REPORTS_MAX` reports (or one large caller)."""
         group: list[_Waiting] = []
         left: list[_Waiting] = []
-        seen: set[LeaseKey] = set()
+        seen: set[Member] = set()
         for waiting in self._waiting:
-            keys = {(report.lease.job_id, report.lease.batch) for report in waiting.reports}
+            keys = {report.lease[:2] for report in waiting.reports}
             fits = not group or (
                 waiting.principal == group[0].principal
                 and len(seen) + len(keys) <= REPORTS_MAX
@@ -107,22 +106,27 @@ class SettleService:
         reports = [report for waiting in group for report in waiting.reports]
         self._metrics.settle_batch.observe(len(reports))
         accepted = await leases.settle_attempts(self._pool, group[0].principal, reports)
-        refused = [report.lease for report in reports if (report.lease.job_id, report.lease.batch) not in accepted]
-        stands = await leases.find_outcomes(self._pool, refused) if refused else {}
+        stands = await self._find_outcomes(reports, accepted) if len(accepted) < len(reports) else {}
         self._follow_up(reports, accepted, stands)
         return [[_answer(report, accepted, stands) for report in waiting.reports] for waiting in group]
+
+    async def _find_outcomes(
+        self, reports: Sequence[Report], accepted: dict[Member, Settled]
+    ) -> dict[Member, OutcomeKind]:
+        refused = [report.lease for report in reports if report.lease[:2] not in accepted]
+        return await leases.find_outcomes(self._pool, refused)
 
     def _follow_up(
         self,
         reports: Sequence[Report],
-        accepted: dict[LeaseKey, Settled],
-        stands: dict[LeaseKey, OutcomeKind],
+        accepted: dict[Member, Settled],
+        stands: dict[Member, OutcomeKind],
     ) -> None:
         """Count, wake up whoever can lease what is ready again, and answer whoever waits for an end."""
         ended: list[UUID] = []
         processed: dict[str, int] = {}
         for report in reports:
-            settled = accepted.get((report.lease.job_id, report.lease.batch))
+            settled = accepted.get(report.lease[:2])
             if settled is None:
                 self._count_refusal(report, stands)
                 continue
@@ -137,15 +141,16 @@ class SettleService:
                 ended.append(report.lease.job_id)
             if settled.run_at is not None:
                 self._wakeups.work_due(queue, settled.run_at.timestamp())
-            if report.run_ms is not None:
-                self._metrics.run_seconds.observe(report.run_ms / 1000)
+        self._metrics.run_seconds.observe_many(
+            [report.run_ms / 1000 for report in reports if report.run_ms is not None]
+        )
         for queue, count in processed.items():
             self._metrics.jobs_processed.labels(self._metrics.queue(queue)).inc(count)
         if ended:
             self._wakeups.jobs_ended(ended)
 
-    def _count_refusal(self, report: Report, stands: dict[LeaseKey, OutcomeKind]) -> None:
-        if not _is_own_repeat(report, stands.get((report.lease.job_id, report.lease.batch))):
+    def _count_refusal(self, report: Report, stands: dict[Member, OutcomeKind]) -> None:
+        if not _is_own_repeat(report, stands.get(report.lease[:2])):
             self._metrics.stale_acks.inc()
 
 
@@ -154,8 +159,8 @@ def _is_own_repeat(report: Report, stands: OutcomeKind | None) -> bool:
     return stands is not None and stands is report.kind
 
 
-def _answer(report: Report, accepted: dict[LeaseKey, Settled], stands: dict[LeaseKey, OutcomeKind]) -> Settled:
-    key = (report.lease.job_id, report.lease.batch)
+def _answer(report: Report, accepted: dict[Member, Settled], stands: dict[Member, OutcomeKind]) -> Settled:
+    key = report.lease[:2]
     return accepted.get(key) or Settled(lease=report.lease, kind=report.kind, accepted=False, stands=stands.get(key))
 
 

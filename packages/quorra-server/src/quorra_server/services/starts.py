@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Iterable
-from uuid import UUID
 
 import structlog
 
@@ -12,6 +11,7 @@ from quorra_server.domain.errors import StorageUnavailable
 from quorra_server.domain.job import LeaseId
 from quorra_server.storage import leases
 from quorra_server.storage.database import Pool
+from quorra_server.storage.leases import Member
 
 log = structlog.get_logger(__name__)
 
@@ -25,18 +25,18 @@ class StartsBuffer:
     def __init__(self, pool: Pool) -> None:
         """Take the pool to write through."""
         self._pool = pool
-        self._held: dict[tuple[UUID, int], tuple[LeaseId, str, float]] = {}
+        self._held: dict[Member, tuple[LeaseId, str, float]] = {}
         self._task: asyncio.Task[None] | None = None
 
     def add(self, lease: LeaseId, principal: str, ago_ms: int) -> None:
         """Hold the start of a run."""
-        self._held.setdefault((lease.job_id, lease.batch), (lease, principal, time.monotonic() - ago_ms / 1000))
+        self._held.setdefault(lease[:2], (lease, principal, time.monotonic() - ago_ms / 1000))
 
     def forget(self, ended: Iterable[LeaseId]) -> None:
         """Drop the starts of runs that ended: their outcome brings the start along."""
         if self._held:
             for lease in ended:
-                self._held.pop((lease.job_id, lease.batch), None)
+                self._held.pop(lease[:2], None)
 
     async def flush(self) -> None:
         """Write everything that is held, so that a job that killed its worker is charged."""

@@ -245,6 +245,14 @@ class Database:
         await asyncio.gather(self.main.close(), self.fast.close())
 
 
+def sparse(values: Sequence[Any]) -> Sequence[Any] | None:
+    """Return an array parameter, or None in place of one that holds nothing: `unnest` fills it up with nulls.
+
+    Most columns of most batches are empty, and the driver looks at every element of an array.
+    """
+    return None if values.count(None) == len(values) else values
+
+
 def column(rows: Sequence[Row], name: str) -> list[Any]:
     """Return one column of a result."""
     return [row[name] for row in rows]

@@ -10,7 +10,7 @@ from uuid import UUID
 from quorra_server.domain.job import JobDetails, NewJob
 from quorra_server.domain.retry import Backoff
 from quorra_server.domain.states import HELD, WAITING, JobStatus
-from quorra_server.storage.database import Executor, Row, column
+from quorra_server.storage.database import Executor, Row, column, sparse
 from quorra_server.storage.statements import statement
 
 SUBMIT_JOBS = statement("submit_jobs")
@@ -42,12 +42,12 @@ async def submit_jobs(executor: Executor, jobs: Sequence[NewJob]) -> dict[UUID, 
         [job.queue for job in jobs],
         [job.priority for job in jobs],
         [job.max_retries for job in jobs],
-        [job.run_at for job in jobs],
-        [job.delay_ms for job in jobs],
-        [job.timeout_ms for job in jobs],
-        [job.unique_key for job in jobs],
-        [TAG_SEPARATOR.join(job.tags) if job.tags else None for job in jobs],
-        [backoff_json(job.backoff) for job in jobs],
+        sparse([job.run_at for job in jobs]),
+        sparse([job.delay_ms or None for job in jobs]),
+        sparse([job.timeout_ms or None for job in jobs]),
+        sparse([job.unique_key for job in jobs]),
+        sparse([TAG_SEPARATOR.join(job.tags) if job.tags else None for job in jobs]),
+        sparse([backoff_json(job.backoff) for job in jobs]),
     )
     return {row["id"]: row["run_at"] for row in rows}
 

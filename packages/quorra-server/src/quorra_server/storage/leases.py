@@ -7,7 +7,7 @@ from uuid import UUID
 
 from quorra_server.domain.job import EndedLease, LeaseBatch, LeasedJob, LeaseId, Report, Settled
 from quorra_server.domain.states import JobStatus, OutcomeKind
-from quorra_server.storage.database import Executor, Pool, column
+from quorra_server.storage.database import Executor, Pool, column, sparse
 from quorra_server.storage.statements import statement
 
 LEASE_JOBS = statement("lease_jobs")
@@ -19,6 +19,9 @@ LOCK_OVERDUE = statement("lock_overdue")
 EXPIRE_LEASES = statement("expire_leases")
 CLOSE_BATCHES = statement("close_batches")
 CANCEL_HELD = statement("cancel_held")
+
+# One member of a lease batch: the batch's number and the member's place in it.
+Member = tuple[int, int]
 
 OUTCOME_BY_NAME = {kind.value: kind for kind in OutcomeKind}
 STATUS_BY_NAME = {status.value: status for status in JobStatus}
@@ -92,48 +95,36 @@ async def renew_leases(executor: Executor, principal: str, secrets: dict[int, UU
     return set(column(rows, "batch"))
 
 
-async def settle_attempts(
-    executor: Executor, principal: str, reports: Sequence[Report]
-) -> dict[tuple[UUID, int], Settled]:
-    """Record how attempts ended; reports that decided come back by (job, batch), the others are missing.
+async def settle_attempts(executor: Executor, principal: str, reports: Sequence[Report]) -> dict[Member, Settled]:
+    """Record how attempts ended; reports that decided come back by (batch, ordinal), the others are missing.
 
-    Reports must name each lease once.
+    Reports must name each member of a batch once.
     """
-    ordered = sorted(reports, key=_lease_order)
-    secrets = {report.lease.batch: report.lease.secret for report in ordered}
+    held, kinds, run_ms, results, errors, error_kinds, delays_ms, non_retryables = zip(*reports, strict=True)
+    batches, ordinals, job_ids, secrets = zip(*held, strict=True)
+    secret_of = dict(zip(batches, secrets, strict=True))
     rows = await executor.fetch(
         SETTLE_ATTEMPTS,
-        list(secrets),
-        list(secrets.values()),
+        list(secret_of),
+        list(secret_of.values()),
         principal,
-        [report.lease.batch for report in ordered],
-        [report.lease.ordinal for report in ordered],
-        [report.lease.job_id for report in ordered],
-        [report.kind.value for report in ordered],
-        [report.run_ms for report in ordered],
-        [report.result for report in ordered],
-        [report.error for report in ordered],
-        [report.error_kind for report in ordered],
-        [report.delay_ms for report in ordered],
-        [report.non_retryable for report in ordered],
+        batches,
+        ordinals,
+        job_ids,
+        kinds,
+        run_ms,
+        sparse(results),
+        sparse(errors),
+        sparse(error_kinds),
+        sparse(delays_ms),
+        non_retryables if True in non_retryables else None,
     )
-    by_lease = {(report.lease.job_id, report.lease.batch): report for report in ordered}
+    by_member = dict(zip(zip(batches, ordinals, strict=True), reports, strict=True))
     settled = {}
-    for job_id, batch, kind, status, retry_at, queue in rows:
-        report = by_lease[job_id, batch]
-        settled[job_id, batch] = Settled(
-            lease=report.lease,
-            kind=report.kind,
-            accepted=True,
-            queue=queue,
-            status=_status_after(OUTCOME_BY_NAME[kind], status),
-            run_at=retry_at,
-        )
+    for batch, ordinal, status, retry_at, queue in rows:
+        lease, kind, *_ = by_member[batch, ordinal]
+        settled[batch, ordinal] = Settled(lease, kind, True, queue, _status_after(kind, status), retry_at)
     return settled
-
-
-def _lease_order(report: Report) -> tuple[int, int]:
-    return report.lease.batch, report.lease.ordinal
 
 
 def _status_after(kind: OutcomeKind, status: str | None) -> JobStatus:
@@ -142,10 +133,10 @@ def _status_after(kind: OutcomeKind, status: str | None) -> JobStatus:
     return JobStatus.FAILED if kind is OutcomeKind.FAILED else JobStatus.PENDING
 
 
-async def find_outcomes(executor: Executor, leases: Sequence[LeaseId]) -> dict[tuple[UUID, int], OutcomeKind]:
-    """Say how leases ended, by (job, batch); live and unknown ones are missing."""
+async def find_outcomes(executor: Executor, leases: Sequence[LeaseId]) -> dict[Member, OutcomeKind]:
+    """Say how leases ended, by (batch, ordinal); live and unknown ones are missing."""
     rows = await executor.fetch(FIND_OUTCOMES, [lease.job_id for lease in leases], [lease.batch for lease in leases])
-    return {(row["job_id"], row["batch"]): OUTCOME_BY_NAME[row["kind"]] for row in rows}
+    return {(row["batch"], row["ordinal"]): OUTCOME_BY_NAME[row["kind"]] for row in rows}
 
 
 class ExpiredLease(NamedTuple):

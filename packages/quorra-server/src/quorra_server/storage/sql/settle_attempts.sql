@@ -6,7 +6,7 @@
 -- $3 principal text
 -- $4 batch bigint[]  $5 ordinal int[]  $6 job uuid[]  $7 kind text[]  $8 run_ms bigint[] (null: never started)
 -- $9 result text[]  $10 error text[]  $11 error_kind text[]  $12 delay_ms bigint[] (null: back-off)
--- $13 non_retryable bool[]                  one per report, in order of (batch, ordinal)
+-- $13 non_retryable bool[]                  one per report; an array of nulls may be null itself
 WITH held AS MATERIALIZED (
     -- Appending nothing reads a stored array into memory once, so that picking an element costs the same at any length.
     SELECT
@@ -39,7 +39,7 @@ reported AS MATERIALIZED (
         held.deliveries[report.ordinal] AS deliveries,
         held.generations[report.ordinal] AS generation,
         held.max_retries[report.ordinal] AS max_retries,
-        report.result, report.error, report.error_kind, report.delay_ms, report.non_retryable
+        report.result, report.error, report.error_kind, report.delay_ms, coalesce(report.non_retryable, false) AS non_retryable
     FROM unnest(
         $4::bigint[], $5::integer[], $6::uuid[], $7::text[], $8::bigint[],
         $9::text[], $10::text[], $11::text[], $12::bigint[], $13::boolean[]
@@ -119,5 +119,5 @@ counted AS (
     FROM ended
     GROUP BY queue
 )
-SELECT job_id, batch, kind::text AS kind, status::text AS status, retry_at, queue
+SELECT batch, ordinal, status::text AS status, retry_at, queue
 FROM ended

@@ -4,6 +4,7 @@
 -- $1 ids uuid[]  $2 types text[]  $3 payloads text[]  $4 queues text[]  $5 priorities int[]  $6 max_retries int[]
 -- $7 run_ats timestamptz[] (null: now + delay)  $8 delays_ms bigint[]  $9 timeouts_ms bigint[]
 -- $10 unique_keys text[]  $11 tags text[] (joined by U+001F)  $12 backoffs text[] (JSON)
+-- An array of $7 to $12 that would hold only nulls may be null itself.
 WITH submitted AS MATERIALIZED (
     SELECT
         id,
@@ -12,8 +13,8 @@ WITH submitted AS MATERIALIZED (
         queue,
         priority,
         max_retries,
-        coalesce(run_at, statement_timestamp() + delay_ms * interval '1 millisecond') AS run_at,
-        timeout_ms,
+        coalesce(run_at, statement_timestamp() + coalesce(delay_ms, 0) * interval '1 millisecond') AS run_at,
+        coalesce(timeout_ms, 0) AS timeout_ms,
         unique_key,
         tags,
         backoff

@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from quorra_proto.v1 import quorra_pb2 as pb
 
 from quorra_server.domain.errors import InvalidRequest, PayloadTooLarge
-from quorra_server.domain.job import JobDetails, LeaseBatch, LeaseId, Report, Settled, SubmittedJob
+from quorra_server.domain.job import JobDetails, LeaseBatch, Report, Settled, SubmittedJob
 from quorra_server.domain.json_text import checked_json
 from quorra_server.domain.limits import Limits
 from quorra_server.domain.states import OutcomeKind
@@ -77,7 +77,7 @@ def outcome_reports(message: pb.Reports) -> tuple[list[Report], list[pb.Refused]
 
     Of several outcomes for one lease the first one counts.
     """
-    reports: dict[LeaseId, Report] = {}
+    reports: dict[tuple[int, int], Report] = {}
     refused: list[pb.Refused] = []
     for entry in _outcomes(message):
         try:
@@ -85,7 +85,7 @@ def outcome_reports(message: pb.Reports) -> tuple[list[Report], list[pb.Refused]
         except (InvalidRequest, PayloadTooLarge) as error:
             refused.append(pb.Refused(lease_id=entry.lease_id, reason=pb.REFUSAL_REASON_INVALID, outcome=error.message))
         else:
-            reports.setdefault(report.lease, report)
+            reports.setdefault(report.lease[:2], report)
     return list(reports.values()), refused
 
 
