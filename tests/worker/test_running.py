@@ -96,6 +96,12 @@ MODULE = """
     async def too_long() -> None:
         await asyncio.sleep(600)
 
+    @worker.job("extends", timeout=timedelta(milliseconds=200))
+    async def extends(ctx: Context[Any]) -> str:
+        ctx.extend(timedelta(seconds=20))
+        await asyncio.sleep(0.6)
+        return "in time"
+
     @worker.job("blocks")
     async def blocks() -> str:
         time.sleep(5)  # holds the event loop for more than two leases
@@ -149,10 +155,12 @@ def test_a_timeout_fails_the_run_and_really_kills_a_process(server: RunningServe
         pid = int((tmp_path / "pid").read_text())
         eventually_sync(lambda: not Path(f"/proc/{pid}").exists(), "the process is gone")
         still_works = rest.ended(rest.submit("process"))["status"]
+        extended = rest.ended(rest.submit("extends"))
 
     assert "longer than its timeout" in slow["last_error"]
     assert "longer than its timeout" in hung["last_error"]
     assert "succeeded" == still_works
+    assert ("in time", 1) == (extended["result"], extended["attempts"])
 
 
 def test_cancelling_a_running_job_reaches_its_handler(server: RunningServer, rest: Rest, tmp_path: Path) -> None:

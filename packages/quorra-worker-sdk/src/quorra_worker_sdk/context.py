@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -59,6 +59,7 @@ class Context(Generic[Deps]):
         self._say = say
         self._ended: str | None = None
         self._job: Job | None = None
+        self.limit: asyncio.Timeout | None = None
         self.deps = deps
         self.log = logging.LoggerAdapter(
             logging.getLogger("quorra.job"), {"job_id": message.id, "attempt": message.attempts + 1}
@@ -98,6 +99,18 @@ class Context(Generic[Deps]):
     def log_line(self, message: str, level: str = "info") -> None:
         """Add a line to the job's log, which people read beside its history."""
         self._tell(pb.Reports(logs=[pb.LogLine(lease_id=self._message.lease_id, level=level, message=message)]))
+
+    def extend(self, more: timedelta) -> None:
+        """Let this run take longer than its timeout says, by so much; without a timeout there is nothing to extend.
+
+        The lease needs no extension: it is renewed for as long as the run goes on.
+        """
+        self._loop.call_soon_threadsafe(self._move_deadline, more.total_seconds())
+
+    def _move_deadline(self, seconds: float) -> None:
+        limit = self.limit
+        if limit is not None and not limit.expired() and (when := limit.when()) is not None:
+            limit.reschedule(when + seconds)
 
     def end(self, reason: str) -> None:
         """Note that the run should stop; called by the worker."""

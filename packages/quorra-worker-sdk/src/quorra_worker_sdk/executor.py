@@ -77,6 +77,8 @@ class Executor:
             return await self._call(handler, job, context, arguments)
         try:
             async with asyncio.timeout(seconds) as limit:
+                if context is not None:
+                    context.limit = limit
                 return await self._call(handler, job, context, arguments)
         except TimeoutError as error:
             if limit.expired():

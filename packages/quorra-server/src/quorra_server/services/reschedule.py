@@ -1,6 +1,6 @@
 """Rescheduling: a waiting job gets another time, priority, queue or number of retries."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from quorra_server.domain.errors import IllegalTransition
@@ -35,10 +35,14 @@ class RescheduleService:
             JobNotFound: No such job.
             IllegalTransition: It does not wait, or has started more often than the new `max_retries` allows.
         """
-        if delay_ms is not None:
-            run_at = datetime.now(UTC) + timedelta(milliseconds=delay_ms)
         moved = await store.reschedule_jobs(
-            self._pool, [job_id], run_at=run_at, priority=priority, queue=queue, max_retries=max_retries
+            self._pool,
+            [job_id],
+            run_at=run_at,
+            delay_ms=delay_ms,
+            priority=priority,
+            queue=queue,
+            max_retries=max_retries,
         )
         job = await get_job(self._pool, job_id)
         if not moved:

@@ -142,12 +142,16 @@ async def reschedule_jobs(
     job_ids: Sequence[UUID],
     *,
     run_at: datetime | None = None,
+    delay_ms: int | None = None,
     priority: int | None = None,
     queue: str | None = None,
     max_retries: int | None = None,
 ) -> dict[UUID, str]:
-    """Change those of some jobs that wait; return their queues by id. None leaves a field as it is."""
-    return _queues(await executor.fetch(RESCHEDULE_JOBS, job_ids, run_at, priority, queue, max_retries))
+    """Change those of some jobs that wait; return their queues by id. None leaves a field as it is.
+
+    `delay_ms` counts from the database's now, and is only looked at without `run_at`.
+    """
+    return _queues(await executor.fetch(RESCHEDULE_JOBS, job_ids, run_at, priority, queue, max_retries, delay_ms))
 
 
 async def purge_waiting(executor: Executor, queue: str, *, limit: int) -> int:

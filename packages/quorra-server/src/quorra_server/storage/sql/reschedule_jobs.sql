@@ -1,6 +1,7 @@
 -- Change when, where and how urgently waiting jobs run; one that is not waiting is missing from the reply.
 -- transition: pending, failed -> pending, failed
--- $1 jobs uuid[]  $2 run_at timestamptz  $3 priority int  $4 queue text  $5 max_retries int   (null: as it is)
+-- $1 jobs uuid[]  $2 run_at timestamptz  $3 priority int  $4 queue text  $5 max_retries int
+-- $6 delay_ms bigint (from now, instead of $2)   (null: as it is)
 WITH waiting AS MATERIALIZED (
     SELECT job_id, queue AS old_queue
     FROM quorra.ready
@@ -10,7 +11,7 @@ WITH waiting AS MATERIALIZED (
 ),
 moved AS (
     UPDATE quorra.ready
-    SET run_at = coalesce($2::timestamptz, run_at),
+    SET run_at = coalesce($2::timestamptz, statement_timestamp() + $6::bigint * interval '1 millisecond', run_at),
         rank = coalesce(-$3::bigint, rank),
         queue = coalesce($4::text, queue),
         max_retries = coalesce($5::integer, max_retries)
@@ -20,7 +21,7 @@ moved AS (
 ),
 written AS (
     UPDATE quorra.jobs
-    SET run_at = coalesce($2::timestamptz, run_at),
+    SET run_at = coalesce($2::timestamptz, statement_timestamp() + $6::bigint * interval '1 millisecond', run_at),
         priority = coalesce($3::integer, priority),
         queue = coalesce($4::text, jobs.queue),
         max_retries = coalesce($5::integer, max_retries),
