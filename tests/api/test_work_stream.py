@@ -10,7 +10,8 @@ import pytest
 from quorra_proto.v1 import quorra_pb2 as pb
 from quorra_proto.v1.quorra_pb2_grpc import WorkerServiceStub
 
-from tests.support.processes import RunningServer
+from tests.support.processes import RunningServer, start_server
+from tests.support.waiting import eventually
 
 
 class Conversation:
@@ -215,3 +216,27 @@ async def test_a_heartbeat_keeps_leases_and_names_the_ones_that_are_over(
 
     assert [(cancelled.lease_id, "cancelled")] == [(ended.lease_id, ended.reason) for ended in reply.ended]
     stream.call.cancel()
+
+
+async def test_a_worker_that_stops_reading_is_dropped_before_its_receipts_fill_the_memory(database_url: str) -> None:
+    """The server keeps a thousand unread messages of a stream, and no more."""
+    with start_server(database_url) as server:
+        async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+            stream = Conversation(WorkerServiceStub(channel), server.metadata, "default")
+            await stream.hello()
+            refused = [pb.Succeeded(lease_id=f"nonsense-{'x' * 200}")] * 200
+
+            async def report_for_ever() -> None:
+                for sequence in range(1, 1_000_000):
+                    reports = pb.Reports(sequence=sequence, succeeded=refused)
+                    await stream.call.write(pb.WorkerMessage(reports=reports))
+
+            async def is_dropped() -> bool:
+                return "worker_does_not_read" in server.log
+
+            reporting = asyncio.create_task(report_for_ever())
+            await eventually(is_dropped, "the stream is dropped", timeout=30)
+            reporting.cancel()
+            await asyncio.gather(reporting, return_exceptions=True)
+
+        assert httpx.get(f"{server.http_url}/readyz").is_success

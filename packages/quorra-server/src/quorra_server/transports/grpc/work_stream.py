@@ -64,6 +64,7 @@ class WorkStream:
         self._database = database
         self._terms = terms
         self._unsent: asyncio.Queue[pb.ServerMessage] = asyncio.Queue(UNSENT_MESSAGES_MAX)
+        self._overran = asyncio.Event()
         self._heard_at = time.monotonic()
         self._queue_of_batch: dict[int, str] = {}
         self._unsettled: dict[int, int] = {}
@@ -86,7 +87,11 @@ class WorkStream:
         self._send(pb.ServerMessage(welcome=welcome))
         self._services.dispatcher.open_stream(self.stream, self._terms.subscriptions)
         reader = asyncio.create_task(self._read())
-        others = [asyncio.create_task(self._write()), asyncio.create_task(self._ping())]
+        others = [
+            asyncio.create_task(self._write()),
+            asyncio.create_task(self._ping()),
+            asyncio.create_task(self._wait_for_overrun()),
+        ]
         try:
             done, _ = await asyncio.wait([reader, *others], return_when=asyncio.FIRST_COMPLETED)
             if reader in done:
@@ -112,8 +117,11 @@ class WorkStream:
         try:
             self._unsent.put_nowait(message)
         except asyncio.QueueFull:
-            log.warning("worker_does_not_read", worker=self._terms.worker)
-            self._context.cancel()  # type: ignore[attr-defined]
+            self._overran.set()
+
+    async def _wait_for_overrun(self) -> None:
+        await self._overran.wait()
+        log.warning("worker_does_not_read", worker=self._terms.worker)
 
     async def _write(self) -> None:
         while True:
@@ -275,4 +283,5 @@ class WorkStream:
         """Answer what was reported before the worker closed its side."""
         while self._tasks:
             await asyncio.wait(self._tasks)
-        await asyncio.wait_for(self._unsent.join(), self._terms.ping_seconds)
+        with contextlib.suppress(TimeoutError):  # a worker that reads no more needs no more receipts
+            await asyncio.wait_for(self._unsent.join(), self._terms.ping_seconds)
