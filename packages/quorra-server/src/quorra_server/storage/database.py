@@ -23,8 +23,15 @@ class Row(Protocol):
 
 
 # Plans are cached, and outlive the size that a table had when they were made: yesterday's empty partition is today's
-# largest. So no plan may rest on a table being small.
-SESSION = {"application_name": "quorra-server", "jit": "off", "enable_seqscan": "off"}
+# largest. So no plan may rest on a table being small: neither by scanning all of it, nor by sorting what an index has
+# in order. Where there is no other way PostgreSQL still scans and sorts.
+SESSION = {
+    "application_name": "quorra-server",
+    "jit": "off",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_sort": "off",
+}
 
 REPEATS_MAX = 5
 REPEAT_PAUSE_SECONDS = (0.005, 0.2)
