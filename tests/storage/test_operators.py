@@ -3,7 +3,7 @@
 import asyncio
 
 from quorra_server.domain.states import JobStatus
-from quorra_server.storage import jobs, queues
+from quorra_server.storage import history, jobs, queues
 
 from tests.support.queue_spec import QueueSpec
 
@@ -83,6 +83,22 @@ async def test_purging_removes_jobs_with_their_history(queue: QueueSpec) -> None
     assert await jobs.get_jobs(queue.pool, [dead]) == []
     assert await queue.history_of(dead) == []
     assert (await queue.counts(), await queue.counts("other")) == ({}, {})
+
+
+async def test_purging_leaves_nothing_that_a_handler_said(queue: QueueSpec) -> None:
+    """Checkpoints and log lines can hold personal data, just as payloads can."""
+    kept = await queue.submit_one(queue="kept")
+    dead, waiting = await queue.submit_one(max_retries=0), await queue.submit_one(queue="waiting")
+    for job_id in (kept, dead, waiting):
+        await history.note_progress(queue.pool, [history.Note(job_id, checkpoint="{}")])
+        await history.append_logs(queue.pool, [history.LogLine(job_id, 1, 1, 0, "info", "said")])
+    await queue.fail(await queue.lease_one())
+
+    assert await jobs.purge_dead(queue.pool, [dead]) == 1
+    assert await jobs.purge_waiting(queue.pool, "waiting", limit=10) == 1
+
+    assert {kept} == set(await history.find_notes(queue.pool, [kept, dead, waiting]))
+    assert [1, 0, 0] == [len(await history.list_logs(queue.pool, job, limit=9)) for job in (kept, dead, waiting)]
 
 
 async def test_counts_follow_every_move_and_survive_folding(queue: QueueSpec) -> None:

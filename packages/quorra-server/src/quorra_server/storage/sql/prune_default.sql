@@ -18,6 +18,9 @@ forgotten AS (
 silenced AS (
     DELETE FROM quorra.notes WHERE job_id = ANY (ARRAY (SELECT job_id FROM old))
 ),
+unlogged AS (
+    DELETE FROM quorra.log_lines WHERE job_id = ANY (ARRAY (SELECT job_id FROM old))
+),
 removed AS (
     DELETE FROM quorra.jobs WHERE id = ANY (ARRAY (SELECT job_id FROM old))
 ),

@@ -14,6 +14,12 @@ freed AS (
 forgotten AS (
     DELETE FROM quorra.outcomes WHERE job_id = ANY (ARRAY (SELECT job_id FROM taken))
 ),
+unnoted AS (
+    DELETE FROM quorra.notes WHERE job_id = ANY (ARRAY (SELECT job_id FROM taken))
+),
+unlogged AS (
+    DELETE FROM quorra.log_lines WHERE job_id = ANY (ARRAY (SELECT job_id FROM taken))
+),
 removed AS (
     DELETE FROM quorra.jobs WHERE id = ANY (ARRAY (SELECT job_id FROM taken))
 ),

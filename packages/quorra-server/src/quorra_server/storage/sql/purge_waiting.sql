@@ -17,6 +17,12 @@ freed AS (
 forgotten AS (
     DELETE FROM quorra.outcomes WHERE job_id IN (SELECT job_id FROM taken)
 ),
+unnoted AS (
+    DELETE FROM quorra.notes WHERE job_id IN (SELECT job_id FROM taken)
+),
+unlogged AS (
+    DELETE FROM quorra.log_lines WHERE job_id IN (SELECT job_id FROM taken)
+),
 removed AS (
     DELETE FROM quorra.jobs WHERE id IN (SELECT job_id FROM taken)
 ),
