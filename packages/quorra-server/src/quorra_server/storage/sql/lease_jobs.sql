@@ -3,7 +3,7 @@
 -- transition: pending, failed -> leased, processing
 -- $1 queue text  $2 limit int  $3 types text[] (null: every type)  $4 worker text  $5 principal text
 -- $6 lease_ms bigint  $7 secret uuid  $8 delivery_is_start bool
--- $9 $10 $11 where to begin: rank bigint, run_at timestamptz, job id uuid (the cursor of a dispatcher)
+-- where to begin, the cursor of a dispatcher: $9 rank bigint  $10 run_at timestamptz  $11 job_id uuid
 WITH picked AS MATERIALIZED (
     SELECT ctid AS place
     FROM quorra.ready

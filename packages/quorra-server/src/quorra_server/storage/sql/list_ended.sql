@@ -6,7 +6,7 @@
 SELECT outcomes.job_id, outcomes.batch, outcomes.ordinal
 FROM quorra.outcomes
 JOIN quorra.jobs ON jobs.id = outcomes.job_id
-WHERE outcomes.status = $9::quorra.ended_status
+WHERE outcomes.status = $9::text::quorra.ended_status
   AND outcomes.replayed_at IS NULL
   AND ($1::bigint IS NULL OR (outcomes.batch, outcomes.ordinal) < ($1::bigint, $10::integer))
   AND ($3::text IS NULL OR jobs.queue = $3::text)

@@ -5,7 +5,7 @@ INSERT INTO quorra.workers (
     worker, boot_id, node, host, pid, sdk, slots, running, queues, types, labels, started_at, last_beat_at
 )
 VALUES (
-    $1::text, $2::text, $3::text, $4::text, $5::integer, $6::text, $7::integer, 0, $8::text[], $9::text[], $10::json,
+    $1::text, $2::text, $3::text, $4::text, $5::integer, $6::text, $7::integer, 0, $8::text[], $9::text[], $10::text::json,
     statement_timestamp(), statement_timestamp()
 )
 ON CONFLICT (worker, boot_id) DO UPDATE

@@ -12,7 +12,7 @@ WITH waiting AS MATERIALIZED (
 moved AS (
     UPDATE quorra.ready
     SET run_at = coalesce($2::timestamptz, statement_timestamp() + $6::bigint * interval '1 millisecond', run_at),
-        rank = coalesce(-$3::bigint, rank),
+        rank = coalesce(-($3::integer::bigint), rank),
         queue = coalesce($4::text, queue),
         max_retries = coalesce($5::integer, max_retries)
     FROM waiting

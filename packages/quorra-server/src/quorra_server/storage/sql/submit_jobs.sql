@@ -1,5 +1,5 @@
 -- Record new jobs and make them ready, in one statement for any number of them. An id that exists already changes
--- nothing and comes back with `created` false, which makes a repetition harmless.
+-- nothing and is missing from the reply, which makes a repetition harmless.
 -- transition: -> pending
 -- $1 ids uuid[]  $2 types text[]  $3 payloads text[]  $4 queues text[]  $5 priorities int[]  $6 max_retries int[]
 -- $7 run_ats timestamptz[] (null: now + delay)  $8 delays_ms bigint[]  $9 timeouts_ms bigint[]
