@@ -101,3 +101,13 @@ def test_a_second_server_on_a_taken_port_says_so(database_url: str) -> None:
 
     assert 1 == done.returncode
     assert "Is another server running" in done.stderr
+
+
+def test_of_several_database_hosts_the_one_that_takes_writes_is_used(database_url: str) -> None:
+    credentials, _, rest = database_url.partition("@")
+    several = f"{credentials}@127.0.0.1:{free_port()},{rest}?target_session_attrs=read-write&sslmode=disable"
+
+    with start_server(several) as server:
+        found = Rest(server)
+
+        assert "pending" == found.job(found.submit("t"))["status"]

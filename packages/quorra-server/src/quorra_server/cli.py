@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import gc
 import os
 import signal
 import sys
@@ -19,7 +18,6 @@ EXIT_FAILURE = 1
 EXIT_USAGE = 2
 # sysexits.h: something is wrong with the configuration.
 EXIT_CONFIG = 78
-GC_OBJECTS = 50_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -132,10 +130,6 @@ def _run(config: Config) -> int:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await serve(config, stop)
 
-    # What is imported lives for ever, and batches make thousands of short-lived objects that hold no cycles: the
-    # collector's default of a look at every 700 of them took a tenth of the CPU.
-    gc.freeze()
-    gc.set_threshold(GC_OBJECTS)
     try:
         uvloop.run(until_signalled())
     except OSError as error:

@@ -1,7 +1,6 @@
 """`quorra-worker module:worker` runs a worker; the current directory is on the import path."""
 
 import argparse
-import gc
 import importlib
 import logging
 import multiprocessing
@@ -18,7 +17,6 @@ from quorra_worker_sdk.worker import Worker
 
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE = 0, 1, 2
 LOOK_SECONDS = 0.1
-GC_OBJECTS = 50_000
 RELOAD_LOOK_SECONDS = 0.5
 
 
@@ -57,9 +55,6 @@ def _run_one(options: argparse.Namespace) -> int:
     if options.slots:
         worker.slots = options.slots
     _use_uvloop()
-    # Batches make thousands of short-lived objects that hold no cycles; what is imported lives for ever.
-    gc.freeze()
-    gc.set_threshold(GC_OBJECTS)
     try:
         worker.run()
     except QuorraError as error:
