@@ -46,6 +46,7 @@ class Plan:
     jobs: list[dict[str, Any]] = field(default_factory=list)
     mails: list[tuple[str, str, str]] = field(default_factory=list)
     events: list[int] = field(default_factory=list)
+    pictures: list[Path] = field(default_factory=list)
     thumbnails: list[Path] = field(default_factory=list)
 
 
@@ -72,7 +73,7 @@ def main() -> int:
         checks = [
             check_mails(plan.mails, mail_server.mails()),
             check_webhooks(plan.events, receiver.received),
-            check_thumbnails(plan.thumbnails, THUMBNAIL_WIDTH),
+            check_thumbnails(plan.thumbnails, plan.pictures, THUMBNAIL_WIDTH),
             *_check_jobs(jobs, plan, len(receiver.received.turned_away)),
         ]
         _show(console, checks, jobs, seconds)
@@ -164,8 +165,9 @@ def _plan(options: argparse.Namespace, scratch: Path, webhook_url: str) -> Plan:
         )  # fmt: skip
     drawn = options.pictures is None
     sources = draw_pictures(scratch / "pictures", options.jobs) if drawn else pictures_in(options.pictures)
-    for source in sources:
-        target = scratch / f"{source.stem}-thumbnail.jpg"
+    for number, source in enumerate(sources):
+        target = scratch / f"{number:04d}-{source.stem}-thumbnail.jpg"
+        plan.pictures.append(source)
         plan.thumbnails.append(target)
         payload = {"source": str(source.resolve()), "target": str(target), "width": THUMBNAIL_WIDTH}
         plan.jobs.append({"type": "image_resize", "queue": "images", "payload": payload})
