@@ -83,6 +83,11 @@ class StorageMachine(RuleBasedStateMachine):
         for job_id in ids:
             self.model.jobs[job_id] = ModelJob(max_retries, due=self.model.now + delay)
 
+    @rule(max_retries=st.integers(0, 2), delay=st.sampled_from([0, 0, 20]))
+    def enqueue(self, max_retries: int, delay: int) -> None:
+        job_id = self.call(self.queue.enqueue(max_retries=max_retries, delay_seconds=float(delay)))
+        self.model.jobs[job_id] = ModelJob(max_retries, due=self.model.now + delay)
+
     @rule(target=leased, limit=st.integers(1, 5))
     def lease(self, limit: int) -> Any:
         batch = self.call(self.queue.lease(limit))
@@ -125,8 +130,20 @@ class StorageMachine(RuleBasedStateMachine):
             self.queue.settle(lease, kind, run_ms=1, error="no" if kind == OutcomeKind.FAILED else None)
         )
         assert accepted == (job.lease == lease)
-        if not accepted:
-            return
+        if accepted:
+            self._end(job, kind)
+
+    @rule(lease=leased, kind=st.sampled_from([OutcomeKind.SUCCEEDED, OutcomeKind.FAILED]))
+    def settle_in_sql(self, lease: LeaseId, kind: OutcomeKind) -> None:
+        """The functions of the user's transaction are another door to the same room."""
+        job = self.model.jobs[lease.job_id]
+        door = self.queue.complete if kind is OutcomeKind.SUCCEEDED else self.queue.fail_in_sql
+        accepted = self.call(door(lease))
+        assert accepted == (job.lease == lease)
+        if accepted:
+            self._end(job, kind)
+
+    def _end(self, job: ModelJob, kind: OutcomeKind) -> None:
         job.silent = 0
         if kind in (OutcomeKind.RELEASED, OutcomeKind.SNOOZED):
             job.wait(self.model.now, JobStatus.PENDING)

@@ -6,9 +6,10 @@ import asyncpg
 import pytest
 from quorra_server.domain.states import TRANSITIONS, Event, JobStatus
 from quorra_server.storage.database import SESSION
-from quorra_server.storage.statements import SQL_FOLDER, sql_files
+from quorra_server.storage.statements import MIGRATIONS_FOLDER, SQL_FOLDER, sql_files
 
 STATEMENTS = dict(sql_files(SQL_FOLDER))
+TRANSITION = re.compile(r"^-- transition: *(.*?) *-> *(.*?) *$", re.MULTILINE)
 PARAMETER_NAMES = re.compile(r"\$(\d+)")
 TYPES = {"int", "bigint", "bool", "integer", "text", "uuid", "timestamptz", "interval", "date", "json"}
 SHORT_TYPES = {"int": "int4", "bigint": "int8", "bool": "bool", "integer": "int4"}
@@ -38,13 +39,23 @@ def test_a_statement_says_what_it_promises_and_names_its_parameters(name: str) -
 
 def test_statements_move_jobs_exactly_as_the_table_of_transitions_says() -> None:
     said = {}
-    for name, text in STATEMENTS.items():
-        found = re.search(r"^-- transition: *(.*?) *-> *(.*?) *$", text, re.MULTILINE)
+    for name, text in (STATEMENTS | _function_headers()).items():
+        found = TRANSITION.search(text)
         if found:
             said[name] = (_states(found[1]), _states(found[2]))
 
     assert said == {move.event.value: (move.before, move.after) for move in TRANSITIONS}
-    assert {event.value for event in Event} <= STATEMENTS.keys()
+    assert {event.value for event in Event} == said.keys()
+
+
+def _function_headers() -> dict[str, str]:
+    """Return, for each function of the migrations whose header names a transition, that header; the last one counts."""
+    headers = {}
+    for _, text in sql_files(MIGRATIONS_FOLDER):
+        for found in re.finditer(r"((?:^--.*\n)+)CREATE (?:OR REPLACE )?FUNCTION quorra\.(\w+)", text, re.MULTILINE):
+            if TRANSITION.search(found[1]):
+                headers[found[2]] = found[1]
+    return headers
 
 
 def _header_types(text: str) -> dict[int, str]:

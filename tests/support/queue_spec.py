@@ -6,14 +6,17 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 from quorra_server.domain.ids import new_job_id
 from quorra_server.domain.job import JobDetails, LeaseBatch, LeaseId, NewJob, Report, Settled
 from quorra_server.domain.states import JobStatus, OutcomeKind
+from quorra_server.services.lease_ids import text_of
 from quorra_server.storage import history, jobs, leases, queues
 from quorra_server.storage.database import Pool, PoolSettings
 from quorra_server.storage.leases import ExpiredLease
 
 PRINCIPAL = "key-of-the-test"
+LEASE_LOST = "QR001"
 LEASE_SECONDS = 30
 
 
@@ -69,6 +72,32 @@ class QueueSpec:
 
     async def fail(self, lease: LeaseId, error: str = "it broke", **fields: Any) -> bool:
         return await self.settle(lease, OutcomeKind.FAILED, run_ms=1, error=error, **fields)
+
+    async def enqueue(self, type: str = "task", payload: str = "{}", **options: Any) -> UUID:
+        """Submit a job by the SQL function."""
+        named = "".join(f", {name} => ${number}" for number, name in enumerate(options, start=3))
+        rows = await self.pool.fetch(f"SELECT id FROM quorra.enqueue($1, $2{named})", type, payload, *options.values())
+        found: UUID = rows[0]["id"]
+        return found
+
+    async def complete(self, lease: LeaseId, result: str | None = None) -> bool:
+        """Report a success by the SQL function, and say whether it was accepted."""
+        return await self._accepted("SELECT quorra.complete($1, $2, $3)", lease.job_id, text_of(lease), result)
+
+    async def fail_in_sql(self, lease: LeaseId, error: str = "it broke", **options: Any) -> bool:
+        """Report a failure by the SQL function, and say whether it was accepted."""
+        named = "".join(f", {name} => ${number}" for number, name in enumerate(options, start=4))
+        call = f"SELECT quorra.fail($1, $2, $3{named})"
+        return await self._accepted(call, lease.job_id, text_of(lease), error, *options.values())
+
+    async def _accepted(self, call: str, *arguments: object) -> bool:
+        try:
+            await self.pool.fetch(call, *arguments)
+        except asyncpg.PostgresError as error:
+            if error.sqlstate != LEASE_LOST:
+                raise
+            return False
+        return True
 
     async def renew(self, lease: LeaseId, seconds: int = LEASE_SECONDS) -> bool:
         return lease.batch in await leases.renew_leases(

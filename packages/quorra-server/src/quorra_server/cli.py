@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not config.database.dsn:
         return _refuse(["DATABASE_URL is not set; give it, or run `quorra-server dev` for an embedded PostgreSQL."])
     if options.command == "migrate":
-        return _migrate(config)
+        return _migrate(config, options)
     problems = refusals(config)
     if problems:
         return _refuse(problems)
@@ -64,6 +64,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", metavar="FILE", help="a TOML file with settings, beneath the environment")
     parser.add_argument("--print-config", action="store_true", help="show each setting and where it came from, and end")
     parser.add_argument("--behind-tls-proxy", action="store_true", help="TLS ends in front of this server")
+    parser.add_argument(
+        "--runtime-role", metavar="ROLE", help="migrate: may work on rows, as servers do, and not on the schema"
+    )
+    parser.add_argument(
+        "--application-role",
+        metavar="ROLE",
+        help="migrate: may call the SQL functions, as applications do, and nothing else",
+    )
     parser.add_argument("--data-dir", type=Path, help="dev: where the embedded PostgreSQL keeps its data")
     parser.add_argument("--version", action="version", version=f"quorra-server {version('quorra-server')}")
     return parser
@@ -96,7 +104,7 @@ def _serve_dev(environment: dict[str, str], data: str, options: argparse.Namespa
         config, _ = load(environment)
     except ConfigurationError as error:
         return _refuse(error.mistakes)
-    code = _migrate(config, quiet=True)
+    code = _migrate(config, options, quiet=True)
     if code:
         return code
     print(  # noqa: T201
@@ -138,12 +146,17 @@ def _run(config: Config) -> int:
     return EXIT_OK
 
 
-def _migrate(config: Config, *, quiet: bool = False) -> int:
+def _migrate(config: Config, options: argparse.Namespace, *, quiet: bool = False) -> int:
     from quorra_server.domain.errors import SchemaTooNew
     from quorra_server.storage.migrate import CONNECTION_ERRORS, migrate
+    from quorra_server.storage.roles import RoleMissing, Roles
 
+    roles = Roles(runtime=options.runtime_role, application=options.application_role)
     try:
-        applied = asyncio.run(migrate(config.database.dsn))
+        applied = asyncio.run(migrate(config.database.dsn, roles))
+    except RoleMissing as error:
+        print(f"quorra-server: {error}", file=sys.stderr)  # noqa: T201
+        return EXIT_FAILURE
     except SchemaTooNew as error:
         print(f"quorra-server: {error.message}", file=sys.stderr)  # noqa: T201
         return EXIT_FAILURE

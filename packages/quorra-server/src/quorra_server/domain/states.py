@@ -33,12 +33,15 @@ class OutcomeKind(StrEnum):
 
 
 class Event(StrEnum):
-    """What moves a job, named like the statement that does it."""
+    """What moves a job, named like the statement or the SQL function that does it."""
 
     SUBMIT = "submit_jobs"
+    ENQUEUE = "enqueue"
     LEASE = "lease_jobs"
     START = "mark_started"
     SETTLE = "settle_attempts"
+    COMPLETE = "complete"
+    FAIL = "fail"
     EXPIRE = "expire_leases"
     CANCEL_WAITING = "cancel_waiting"
     CANCEL_HELD = "cancel_held"
@@ -76,6 +79,7 @@ def _states(*states: JobStatus) -> frozenset[JobStatus]:
 
 TRANSITIONS: tuple[Transition, ...] = (
     Transition(Event.SUBMIT, Actor.PRODUCER, _states(), _states(JobStatus.PENDING)),
+    Transition(Event.ENQUEUE, Actor.PRODUCER, _states(), _states(JobStatus.PENDING)),
     # Delivery is the start on the plain path, so a lease may lead straight to `processing`.
     Transition(Event.LEASE, Actor.WORKER, WAITING, HELD),
     Transition(Event.START, Actor.WORKER, _states(JobStatus.LEASED), _states(JobStatus.PROCESSING)),
@@ -85,6 +89,8 @@ TRANSITIONS: tuple[Transition, ...] = (
         HELD,
         TERMINAL | WAITING,  # released and snoozed runs go back to `pending`
     ),
+    Transition(Event.COMPLETE, Actor.WORKER, HELD, _states(JobStatus.SUCCEEDED)),
+    Transition(Event.FAIL, Actor.WORKER, HELD, WAITING | {JobStatus.DEAD}),
     Transition(Event.EXPIRE, Actor.SERVER, HELD, WAITING | {JobStatus.DEAD}),
     Transition(Event.CANCEL_WAITING, Actor.OPERATOR, WAITING, _states(JobStatus.CANCELLED)),
     Transition(Event.CANCEL_HELD, Actor.OPERATOR, HELD, _states(JobStatus.CANCELLED)),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from quorra_server.domain.errors import SchemaTooNew
+from quorra_server.storage.roles import REVOKE_PUBLIC, Roles, grant_roles
 from quorra_server.storage.statements import MIGRATIONS_FOLDER, sql_files
 
 # Any constant: it only has to be the same in every server, so that one migrates and the others wait.
@@ -38,17 +39,26 @@ def migrations() -> list[Migration]:
     return [Migration(number=int(name[:4]), name=name[5:], sql=sql) for name, sql in sql_files(MIGRATIONS_FOLDER)]
 
 
-async def migrate(dsn: str) -> list[str]:
+async def migrate(dsn: str, roles: Roles | None = None) -> list[str]:
     """Apply the steps that are missing, each in its own transaction, and return their names.
 
     Safe to run at any time and from several servers at once: the others wait for the first.
 
+    Args:
+        roles: Whom to give the rights that they need; nobody but the owner by default.
+
     Raises:
         SchemaTooNew: The database has steps that this server does not know.
+        RoleMissing: A role does not exist, and this user may not create it; the steps are applied.
     """
     connection = await asyncpg.connect(dsn)
     try:
-        return await _apply_missing(connection)
+        applied = await _apply_missing(connection)
+        if roles is not None:
+            async with connection.transaction():
+                await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
+                await grant_roles(connection, roles)
+        return applied
     finally:
         await connection.close()
 
@@ -68,6 +78,7 @@ async def _apply_missing(connection: asyncpg.Connection) -> list[str]:
                 )
                 return applied
             await connection.execute(step.sql)
+            await connection.execute(REVOKE_PUBLIC)
             await connection.execute(
                 "INSERT INTO quorra.migrations (number, name) VALUES ($1, $2)", step.number, step.name
             )
