@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import asyncpg
+import pytest
 from quorra_server import embedded
 
 from tests.support.waiting import eventually_sync
@@ -82,3 +83,58 @@ def test_its_password_is_random_and_for_its_owner_only(tmp_path: Path) -> None:
         assert 0o600 == file.stat().st_mode & 0o777
         assert len(postgres.password) >= 24
         assert postgres.password not in repr(postgres)
+
+
+def test_a_killed_postgresql_is_started_again_while_its_owner_lives(tmp_path: Path) -> None:
+    with embedded.start(tmp_path / "pg") as postgres:
+        _run(postgres.dsn, "CREATE TABLE kept AS SELECT 42 AS answer")
+        os.kill(_postmaster(tmp_path / "pg"), signal.SIGKILL)
+
+        assert 42 == eventually_sync(lambda: _answer(postgres.dsn), "it answers again", timeout=20)
+
+
+def _answer(dsn: str) -> object:
+    try:
+        return _run(dsn, "SELECT answer FROM kept")
+    except (OSError, asyncpg.PostgresError):
+        return None
+
+
+def test_a_second_owner_of_the_same_data_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    with embedded.start(tmp_path / "pg") as postgres:
+        with pytest.raises(embedded.EmbeddedUnavailable, match="Another server runs on the data directory"):
+            embedded.start(tmp_path / "pg")
+
+        assert 1 == _run(postgres.dsn, "SELECT 1")
+
+
+def test_a_directory_that_cannot_be_made_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(embedded.EmbeddedUnavailable, match="--data-dir"):
+        embedded.start(tmp_path / "file" / "pg")
+
+
+def test_postgresql_does_not_outlive_a_killed_watcher(tmp_path: Path) -> None:
+    with embedded.start(tmp_path / "pg"):
+        pid = _postmaster(tmp_path / "pg")
+        watcher = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(watcher, signal.SIGKILL)
+
+        eventually_sync(lambda: _is_gone(pid), "PostgreSQL is gone", timeout=15)
+
+    with embedded.start(tmp_path / "pg") as postgres:
+        assert 1 == _run(postgres.dsn, "SELECT 1")
+
+
+def test_a_start_right_after_a_killed_owner_waits_for_what_it_left(tmp_path: Path) -> None:
+    for _ in range(3):
+        owner = subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path / "pg")], stdout=subprocess.PIPE, text=True)
+        assert owner.stdout is not None
+        assert owner.stdout.readline().startswith("postgresql://")
+        owner.kill()
+        owner.wait()
+        owner.stdout.close()
+
+    with embedded.start(tmp_path / "pg") as postgres:
+        assert 1 == _run(postgres.dsn, "SELECT 1")

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from quorra_server.config import Config, ConfigurationError, development, load, refusals
+from quorra_server.init import beneath_init
 from quorra_server.observability.logging import configure_logging
 from quorra_server.supervisor import supervise
 
@@ -22,6 +23,9 @@ EXIT_CONFIG = 78
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    code = beneath_init()
+    if code is not None:
+        return code
     options = _parser().parse_args(arguments)
     environment = dict(os.environ)
     if options.behind_tls_proxy:

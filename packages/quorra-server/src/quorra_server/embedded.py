@@ -1,20 +1,19 @@
 """A real PostgreSQL of the server's own, for development and tests: the wheel's binaries, or the ones of this machine.
 
-It dies with its owner, however the owner dies: a watcher process holds the other end of a pipe and stops the database
-when the pipe closes. Data stays, and the next start recovers.
+It dies with its owner, however the owner dies: a watcher (`embedded_watcher.py`) holds the other end of a pipe and
+stops the database when the pipe closes. Data stays, and the next start recovers. A PostgreSQL that is killed is started
+again.
 
-PostgreSQL refuses to run as root. The watcher of a root owner therefore enters a user namespace in which it is somebody
-else, but still owns the same files; where namespaces are forbidden it becomes `nobody`, and the data with it.
+Two locks keep a data directory to one server: `owner.lock` is the owner's, and `data.lock` is held by every process of
+PostgreSQL. They are the kernel's, so they end with their holders, and hold across containers that share a volume.
 """
 
 import contextlib
-import ctypes
+import fcntl
 import importlib.util
 import os
 import secrets
-import select
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -28,11 +27,7 @@ START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 20.0
 LOOK_SECONDS = 0.05
 OWNER = "quorra"
-RUN, WATCH = "run", "watch"
-NOBODY = 65_534
-# From <sched.h>; Python offers it from 3.12 on.
-CLONE_NEWUSER = 0x10000000
-NAMESPACE_USER = 1_000
+WATCHER = Path(__file__).with_name("embedded_watcher.py")
 
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": "'127.0.0.1'",
@@ -63,6 +58,7 @@ class EmbeddedPostgres:
     port: int
     password: str = field(repr=False)
     _watcher: subprocess.Popen[bytes] = field(repr=False)
+    _owner_lock: contextlib.ExitStack = field(repr=False)
 
     @property
     def dsn(self) -> str:
@@ -76,8 +72,7 @@ class EmbeddedPostgres:
             self._watcher.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._watcher.wait(STOP_SECONDS_MAX)
-        # A watcher that was killed has left its database behind.
-        _stop_orphan(self.data_dir)
+        self._owner_lock.close()
 
     def __enter__(self) -> "EmbeddedPostgres":
         return self
@@ -99,7 +94,7 @@ def start(
 ) -> EmbeddedPostgres:
     """Start PostgreSQL on a data directory, which is made if it does not exist, and wait until it answers.
 
-    A server that a killed owner left behind on the same directory is stopped first.
+    What a killed owner left behind on the same directory is waited for.
 
     Args:
         data_dir: The user's state directory by default.
@@ -107,19 +102,19 @@ def start(
         settings: Laid over `SETTINGS`; values as they stand in postgresql.conf.
 
     Raises:
-        EmbeddedUnavailable: There are no binaries, or PostgreSQL does not start; the message says what to do.
+        EmbeddedUnavailable: There are no binaries, another server has the directory, or PostgreSQL does not start; the
+            message says what to do.
     """
     binaries = find_binaries()
     home = data_dir or default_data_dir()
     cluster = home / binaries.version
     _make_home(home)
-    password = _password(home)
-    if not (cluster / "PG_VERSION").exists():
-        _initialise(binaries, cluster, home)
-    _stop_orphan(cluster)
-    port = port or _free_port()
-    watcher = _launch(binaries, cluster, port, {**SETTINGS, **(settings or {})})
-    running = EmbeddedPostgres(cluster, port, password, watcher)
+    with contextlib.ExitStack() as owner_lock:
+        owner_lock.callback(os.close, _lock_for_owner(home))
+        password = _password(home)
+        port = port or _free_port()
+        watcher = _launch_locked(binaries, cluster, port, {**SETTINGS, **(settings or {})})
+        running = EmbeddedPostgres(cluster, port, password, watcher, owner_lock.pop_all())
     _wait_until_ready(running, home)
     return running
 
@@ -164,8 +159,37 @@ def _candidates() -> Sequence[Path]:
 
 
 def _make_home(home: Path) -> None:
-    home.mkdir(parents=True, exist_ok=True)
-    home.chmod(0o700)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        home.chmod(0o700)
+    except OSError as error:
+        raise EmbeddedUnavailable(
+            f"The data directory cannot be made: {error}. Choose another one with --data-dir or QUORRA_STATE_DIR."
+        ) from error
+
+
+def _lock_for_owner(home: Path) -> int:
+    descriptor = _lock(home / "owner.lock", 0.0)
+    if descriptor is None:
+        raise EmbeddedUnavailable(
+            f"Another server runs on the data directory {home}. Stop it, or choose another directory with --data-dir."
+        )
+    return descriptor
+
+
+def _lock(file: Path, seconds_max: float) -> int | None:
+    """Return a descriptor whose closing ends the lock, or None if others hold it for that long."""
+    deadline = time.monotonic() + seconds_max
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                return None
+            time.sleep(LOOK_SECONDS)
 
 
 def _password(home: Path) -> str:
@@ -177,12 +201,39 @@ def _password(home: Path) -> str:
     return file.read_text()
 
 
-def _initialise(binaries: Binaries, cluster: Path, home: Path) -> None:
+def _launch_locked(
+    binaries: Binaries, cluster: Path, port: int, settings: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start PostgreSQL once no other one has the data; its processes take the lock over."""
+    lock = _lock_for_data(cluster.parent)
+    try:
+        if not (cluster / "PG_VERSION").exists():
+            _initialise(binaries, cluster, lock)
+        # With the lock in our hands this is the word of a dead server, whose number somebody else may have by now.
+        (cluster / "postmaster.pid").unlink(missing_ok=True)
+        return _launch(binaries, cluster, port, settings, lock)
+    finally:
+        os.close(lock)
+
+
+def _lock_for_data(home: Path) -> int:
+    # The owner before us may have been killed a moment ago; its PostgreSQL is shutting down then.
+    descriptor = _lock(home / "data.lock", STOP_SECONDS_MAX)
+    if descriptor is None:
+        raise EmbeddedUnavailable(
+            f"A PostgreSQL still runs on the data directory {home} after {STOP_SECONDS_MAX:g} s. Stop it (its number "
+            f"is in {home}/*/postmaster.pid), or choose another directory with --data-dir."
+        )
+    return descriptor
+
+
+def _initialise(binaries: Binaries, cluster: Path, lock: int) -> None:
+    home = cluster.parent
     # An earlier attempt that was killed half-way leaves a directory that initdb refuses.
     shutil.rmtree(cluster, ignore_errors=True)
     made = subprocess.run(
         [
-            *_helper(home, RUN),
+            *_watcher("run", home, lock),
             str(binaries.folder / "initdb"),
             f"--pgdata={cluster}",
             f"--username={OWNER}",
@@ -200,31 +251,12 @@ def _initialise(binaries: Binaries, cluster: Path, home: Path) -> None:
     if made.returncode:
         raise EmbeddedUnavailable(
             f"PostgreSQL could not make its data directory {cluster}: {made.stderr.strip()} "
-            "Choose another one with QUORRA_STATE_DIR, or set DATABASE_URL."
+            "Choose another one with --data-dir, or set DATABASE_URL."
         )
 
 
-def _helper(home: Path, mode: str) -> list[str]:
-    return [sys.executable, "-I", __file__, mode, str(home)]
-
-
-def _stop_orphan(cluster: Path) -> None:
-    pid_file = cluster / "postmaster.pid"
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        pid = int(pid_file.read_text().split()[0])
-        if str(cluster) in Path(f"/proc/{pid}/cmdline").read_text():
-            os.kill(pid, signal.SIGINT)
-            _wait_until_gone(pid)
-
-
-def _wait_until_gone(pid: int) -> None:
-    deadline = time.monotonic() + STOP_SECONDS_MAX
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(LOOK_SECONDS)
+def _watcher(mode: str, home: Path, lock: int) -> list[str]:
+    return [sys.executable, "-I", str(WATCHER), mode, str(home), str(lock)]
 
 
 def _free_port() -> int:
@@ -233,18 +265,21 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _launch(binaries: Binaries, cluster: Path, port: int, settings: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _launch(
+    binaries: Binaries, cluster: Path, port: int, settings: Mapping[str, str], lock: int
+) -> subprocess.Popen[bytes]:
     """Start the watcher, which starts PostgreSQL. It has a session of its own: Ctrl-C is for the owner to handle."""
     options = [f"--{name}={value.strip(chr(39))}" for name, value in settings.items()]
     command = [str(binaries.folder / "postgres"), "-D", str(cluster), "-p", str(port), *options]
     with (cluster.parent / "postgres.log").open("ab") as log:
         return subprocess.Popen(
-            [*_helper(cluster.parent, WATCH), *command],
+            [*_watcher("watch", cluster.parent, lock), *command],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             cwd="/",
             start_new_session=True,
+            pass_fds=(lock,),
             env={**os.environ, "LC_ALL": "C"},
         )
 
@@ -269,47 +304,3 @@ def _says_ready(running: EmbeddedPostgres) -> bool:
         lines = (running.data_dir / "postmaster.pid").read_text().splitlines()
         return len(lines) >= 8 and lines[7].strip() == "ready" and lines[3].strip() == str(running.port)
     return False
-
-
-def help_out(mode: str, home: Path, command: Sequence[str]) -> int:
-    """Run a program of PostgreSQL as somebody that it agrees to run as; this file is its own helper program."""
-    if os.geteuid() == 0:
-        _stop_being_root(home)
-    return _watch(command) if mode == WATCH else subprocess.run(command, check=False).returncode
-
-
-def _watch(command: Sequence[str]) -> int:
-    """Run PostgreSQL until it ends or the owner's end of standard input closes; then stop it."""
-    postgres = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    signal.signal(signal.SIGTERM, lambda *_: os.close(0))
-    with contextlib.suppress(OSError):
-        while postgres.poll() is None and _owner_lives():
-            pass
-    if postgres.poll() is None:
-        # Fast shutdown: sessions are ended, and data is written.
-        postgres.send_signal(signal.SIGINT)
-    return postgres.wait()
-
-
-def _owner_lives() -> bool:
-    readable, _, _ = select.select([0], [], [], 0.5)
-    return not readable or bool(os.read(0, 1))
-
-
-def _stop_being_root(home: Path) -> None:
-    """Become somebody that PostgreSQL agrees to run as, and see that they own the data."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(CLONE_NEWUSER) == 0:
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{NAMESPACE_USER} 0 1")
-        Path("/proc/self/gid_map").write_text(f"{NAMESPACE_USER} 0 1")
-        return
-    for path in (home, *home.rglob("*")):
-        os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
-    os.setgroups([])
-    os.setgid(NOBODY)
-    os.setuid(NOBODY)
-
-
-if __name__ == "__main__":
-    raise SystemExit(help_out(sys.argv[1], Path(sys.argv[2]), sys.argv[3:]))
