@@ -20,11 +20,12 @@ from typing import Any
 
 import httpx
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from examples.checks import Check, check_mails, check_thumbnails, check_webhooks
-from examples.pictures import draw_pictures, pictures_in
+from examples.pictures import NoPictures, draw_pictures, pictures_in
 from examples.receivers import MailServer, WebhookReceiver, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +36,9 @@ DELAY_SECONDS = 3
 READY_SECONDS_MAX = 60
 RUN_SECONDS_MAX = 120
 STOP_SECONDS_MAX = 20
+# File systems allow 255 bytes for a name, and a character has up to four.
+STEM_CHARACTERS_MAX = 50
+EXIT_USAGE = 2
 PORTS = {"QUORRA_HTTP_ADDR": 8080, "QUORRA_GRPC_ADDR": 50051}
 TERMINAL = {"succeeded", "dead", "cancelled"}
 
@@ -55,6 +59,11 @@ def main() -> int:
     console = Console()
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quorra-demo-")))
+        try:
+            pictures = _pictures(options, scratch, console)
+        except NoPictures as error:
+            console.print(f"[red]{escape(str(error))}[/red]")
+            return EXIT_USAGE
         secret = secrets.token_bytes(32)
         mail_server = stack.enter_context(MailServer(scratch / "mailbox"))
         receiver = stack.enter_context(WebhookReceiver(secret.hex().encode()))
@@ -65,7 +74,7 @@ def main() -> int:
         _wait_until_ready(api)
         for number in range(1, WORKERS + 1):
             stack.enter_context(_process("quorra-worker", ["examples.workers:worker"], environment, scratch, number))
-        plan = _plan(options, scratch, receiver.url)
+        plan = _plan(options, scratch, receiver.url, pictures)
         began = time.monotonic()
         ids = _submit(api, plan)
         jobs = _watch(api, ids, console)
@@ -90,6 +99,15 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
     return parser.parse_args()
+
+
+def _pictures(options: argparse.Namespace, scratch: Path, console: Console) -> list[Path]:
+    if options.pictures is None:
+        return draw_pictures(scratch / "pictures", options.jobs)
+    found = pictures_in(options.pictures)
+    for reason in found.left_out:
+        console.print(f"[yellow]left out:[/yellow] {escape(reason)}")
+    return found.pictures
 
 
 def _environment(scratch: Path, smtp_address: str, secret: str) -> dict[str, str]:
@@ -151,7 +169,7 @@ def _wait_until_ready(api: httpx.Client) -> None:
     raise TimeoutError(f"the server is not ready after {READY_SECONDS_MAX} s")
 
 
-def _plan(options: argparse.Namespace, scratch: Path, webhook_url: str) -> Plan:
+def _plan(options: argparse.Namespace, scratch: Path, webhook_url: str, pictures: list[Path]) -> Plan:
     plan = Plan()
     for number in range(options.jobs):
         mail = (f"person{number}@example.com", f"Hello {number}", f"This is mail number {number}.")
@@ -163,10 +181,9 @@ def _plan(options: argparse.Namespace, scratch: Path, webhook_url: str) -> Plan:
             {"type": "webhook_call", "queue": "webhooks", "payload": {"url": webhook_url, "event": event},
              "max_retries": 5, "backoff": {"kind": "fixed", "base_seconds": 1}}
         )  # fmt: skip
-    drawn = options.pictures is None
-    sources = draw_pictures(scratch / "pictures", options.jobs) if drawn else pictures_in(options.pictures)
-    for number, source in enumerate(sources):
-        target = scratch / f"{number:04d}-{source.stem}-thumbnail.jpg"
+    for number, source in enumerate(pictures):
+        # Two pictures may differ in the ending of their names only.
+        target = scratch / f"{number:04d}-{source.stem[:STEM_CHARACTERS_MAX]}-thumbnail.jpg"
         plan.pictures.append(source)
         plan.thumbnails.append(target)
         payload = {"source": str(source.resolve()), "target": str(target), "width": THUMBNAIL_WIDTH}
