@@ -94,6 +94,25 @@ async def test_never_more_jobs_than_credit(stream: Conversation, api: httpx.Clie
     await stream.close()
 
 
+async def test_a_stream_that_found_nothing_beside_a_full_one_is_given_the_next_job(
+    stream: Conversation, api: httpx.Client, queue_name: str
+) -> None:
+    """The full batch of the first lets two leases run at once; the empty one must not leave its stream deaf."""
+    other = Conversation(stream.stub, stream.metadata, queue_name)
+    for each, credit in ((stream, 1), (other, 2)):
+        await each.hello()
+        await each.grant(credit)
+        await each.report()
+    _submit(api, queue_name, 1)
+    await stream.until_jobs(1)
+
+    (second,) = _submit(api, queue_name, 1)
+
+    assert second == (await other.until_jobs(1))[0].id
+    await stream.close()
+    await other.close()
+
+
 async def test_a_receipt_means_that_the_outcome_is_durable(
     stream: Conversation, api: httpx.Client, queue_name: str
 ) -> None:

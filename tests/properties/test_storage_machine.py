@@ -14,7 +14,7 @@ from quorra_server.domain.retry import DEFAULT_BACKOFF
 from quorra_server.domain.states import JobStatus, OutcomeKind
 from quorra_server.storage import jobs, leases, queues
 
-from tests.support.queue_spec import LEASE_SECONDS, QueueSpec
+from tests.support.queue_spec import LEASE_SECONDS, TIMEOUT_GRACE_SECONDS, QueueSpec
 
 TABLES = (
     "quorra.jobs, quorra.ready, quorra.leases, quorra.outcomes, quorra.keys, quorra.count_deltas, quorra.queue_counts"
@@ -27,6 +27,7 @@ class ModelJob:
 
     max_retries: int
     due: float
+    timeout: float = 0.0
     status: JobStatus = JobStatus.PENDING
     attempts: int = 0
     deliveries: int = 0
@@ -34,6 +35,7 @@ class ModelJob:
     generation: int = 1
     lease: LeaseId | None = None
     started: bool = False
+    started_at: float = 0.0
     batch_expires: float = 0.0
     successes_in_life: int = 0
 
@@ -77,11 +79,18 @@ class StorageMachine(RuleBasedStateMachine):
     def call(self, work: Any) -> Any:
         return self.runner.run(work)
 
-    @rule(count=st.integers(1, 4), max_retries=st.integers(0, 2), delay=st.sampled_from([0, 0, 0, 20]))
-    def submit(self, count: int, max_retries: int, delay: int) -> None:
-        ids = self.call(self.queue.submit(count, max_retries=max_retries, delay_ms=delay * 1000))
+    @rule(
+        count=st.integers(1, 4),
+        max_retries=st.integers(0, 2),
+        delay=st.sampled_from([0, 0, 0, 20]),
+        timeout=st.sampled_from([0, 0, 10]),
+    )
+    def submit(self, count: int, max_retries: int, delay: int, timeout: int) -> None:
+        ids = self.call(
+            self.queue.submit(count, max_retries=max_retries, delay_ms=delay * 1000, timeout_ms=timeout * 1000)
+        )
         for job_id in ids:
-            self.model.jobs[job_id] = ModelJob(max_retries, due=self.model.now + delay)
+            self.model.jobs[job_id] = ModelJob(max_retries, due=self.model.now + delay, timeout=timeout)
 
     @rule(max_retries=st.integers(0, 2), delay=st.sampled_from([0, 0, 20]))
     def enqueue(self, max_retries: int, delay: int) -> None:
@@ -109,6 +118,7 @@ class StorageMachine(RuleBasedStateMachine):
         self.call(self.queue.start(lease))
         job = self.model.jobs[lease.job_id]
         if job.lease == lease:
+            job.started_at = job.started_at if job.started else self.model.now
             job.started, job.status = True, JobStatus.PROCESSING
 
     @rule(
@@ -196,6 +206,20 @@ class StorageMachine(RuleBasedStateMachine):
                     job.end(JobStatus.DEAD)
                 else:
                     job.wait(self.model.now, JobStatus.PENDING)
+
+    @rule()
+    def time_out(self) -> None:
+        """Only runs past a timeout of their own end, whatever became of their neighbours or their lease."""
+        ended = {run.lease.job_id for run in self.call(self.queue.time_out())}
+        overdue = {key for key, job in self.model.jobs.items() if self._is_past_its_timeout(job)}
+        assert ended == overdue
+        for job in (self.model.jobs[key] for key in overdue):
+            job.attempts, job.silent = job.attempts + 1, 0
+            self._fail(job)
+
+    def _is_past_its_timeout(self, job: ModelJob) -> bool:
+        is_timed = job.lease is not None and job.started and job.timeout > 0
+        return is_timed and job.started_at + job.timeout + TIMEOUT_GRACE_SECONDS <= self.model.now
 
     @rule(pick=st.randoms(use_true_random=False))
     def cancel(self, pick: Any) -> None:

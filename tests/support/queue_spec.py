@@ -13,11 +13,12 @@ from quorra_server.domain.states import JobStatus, OutcomeKind
 from quorra_server.services.lease_ids import text_of
 from quorra_server.storage import history, jobs, leases, queues
 from quorra_server.storage.database import Pool, PoolSettings
-from quorra_server.storage.leases import ExpiredLease
+from quorra_server.storage.leases import ExpiredLease, TimedOutRun
 
 PRINCIPAL = "key-of-the-test"
 LEASE_LOST = "QR001"
 LEASE_SECONDS = 30
+TIMEOUT_GRACE_SECONDS = 5
 
 
 class QueueSpec:
@@ -106,6 +107,9 @@ class QueueSpec:
 
     async def expire(self) -> list[ExpiredLease]:
         return await leases.expire_leases(self.pool, limit=100)
+
+    async def time_out(self) -> list[TimedOutRun]:
+        return await leases.time_out_runs(self.pool, grace_ms=TIMEOUT_GRACE_SECONDS * 1000, limit=100)
 
     async def cancel(self, *job_ids: UUID) -> int:
         waiting = await jobs.cancel_waiting(self.pool, job_ids, "test")

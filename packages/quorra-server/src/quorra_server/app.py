@@ -18,7 +18,7 @@ from quorra_server.services.cancel import CancelService
 from quorra_server.services.dispatch import Dispatcher
 from quorra_server.services.health import HealthService
 from quorra_server.services.lease import LeaseService
-from quorra_server.services.loops import close_batches, expire_leases, fold_counts, prune_history
+from quorra_server.services.loops import close_batches, expire_leases, fold_counts, prune_history, time_out_runs
 from quorra_server.services.loops.runner import Loop
 from quorra_server.services.purge import PurgeService
 from quorra_server.services.replay import ReplayService
@@ -152,6 +152,11 @@ async def _running(
             "expire_leases",
             expire_leases.ExpireLeases(database.fast, wakeups, metrics).run_once,
             expire_leases.INTERVAL_SECONDS,
+        ),
+        Loop(
+            "time_out_runs",
+            time_out_runs.TimeOutRuns(database.fast, wakeups, metrics).run_once,
+            time_out_runs.INTERVAL_SECONDS,
         ),
         Loop("close_batches", close_batches.CloseBatches(database.fast).run_once, close_batches.INTERVAL_SECONDS),
         Loop("fold_counts", fold_counts.FoldCounts(database.main).run_once, fold_counts.INTERVAL_SECONDS),

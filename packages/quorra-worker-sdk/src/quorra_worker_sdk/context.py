@@ -59,6 +59,7 @@ class Context(Generic[Deps]):
         self._say = say
         self._ended: str | None = None
         self._job: Job | None = None
+        self._extra_seconds = 0.0
         self.limit: asyncio.Timeout | None = None
         self.deps = deps
         self.log = logging.LoggerAdapter(
@@ -111,6 +112,9 @@ class Context(Generic[Deps]):
         limit = self.limit
         if limit is not None and not limit.expired() and (when := limit.when()) is not None:
             limit.reschedule(when + seconds)
+            self._extra_seconds += seconds
+            extra_ms = int(self._extra_seconds * 1000)
+            self._say(pb.Reports(extended=[pb.Extended(lease_id=self._message.lease_id, extra_ms=extra_ms)]))
 
     def end(self, reason: str) -> None:
         """Note that the run should stop; called by the worker."""

@@ -44,6 +44,8 @@ PREFETCH_JOBS_MAX = 2_000
 RATE_ROUND_SECONDS = 0.1
 # A run that is shorter needs no start report: its outcome brings the start along.
 START_REPORT_SECONDS = 0.01
+# A start that is older and still unreported waits for a loop that a handler blocks: the heartbeat brings it along.
+BLOCKED_SECONDS = 0.5
 DEADLINE_ROUND_SECONDS = 0.25
 # The worker stops a run this share of the lease before it ends on the server.
 LEASE_MARGIN = 0.1
@@ -390,12 +392,18 @@ class Worker(Generic[Deps]):
                 self._end(lease_id, "lost")
 
     def _heartbeat_request(self, lease_ids: list[str]) -> pb.HeartbeatRequest:
+        """Name what is held, and the starts that the loop has not come to report because a handler blocks it."""
+        now = time.monotonic()
+        blocked = [run for run in list(self._unreported_starts) if now - run.started_at > BLOCKED_SECONDS]
         return pb.HeartbeatRequest(
             worker_id=self.worker_id,
             boot_id=self._boot_id,
             lease_ids=lease_ids,
             lease_ttl_seconds=self.lease_ttl_seconds,
             running=len(self._running),
+            started=[
+                pb.Started(lease_id=run.job.lease_id, ago_ms=int((now - run.started_at) * 1000)) for run in blocked
+            ],
         )
 
     def _renewed_in_thread(self, lease_ids: Sequence[str], sent_at: float, reply: pb.HeartbeatReply) -> None:

@@ -523,6 +523,7 @@ class Reports(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     LOGS_FIELD_NUMBER: _builtins.int
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    EXTENDED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Grows by one with each message; receipts name it."""
     @_builtins.property
@@ -543,6 +544,8 @@ class Reports(_message.Message):
     def logs(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogLine]: ...
     @_builtins.property
     def checkpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Checkpoint]: ...
+    @_builtins.property
+    def extended(self) -> _containers.RepeatedCompositeFieldContainer[Global___Extended]: ...
     def __init__(
         self,
         *,
@@ -556,10 +559,11 @@ class Reports(_message.Message):
         progress: _abc.Iterable[Global___Progress] | None = ...,
         logs: _abc.Iterable[Global___LogLine] | None = ...,
         checkpoints: _abc.Iterable[Global___Checkpoint] | None = ...,
+        extended: _abc.Iterable[Global___Extended] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoints", b"checkpoints", "failed", b"failed", "logs", b"logs", "progress", b"progress", "released", b"released", "sequence", b"sequence", "snoozed", b"snoozed", "started", b"started", "succeeded", b"succeeded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoints", b"checkpoints", "extended", b"extended", "failed", b"failed", "logs", b"logs", "progress", b"progress", "released", b"released", "sequence", b"sequence", "snoozed", b"snoozed", "started", b"started", "succeeded", b"succeeded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -816,6 +820,31 @@ class Checkpoint(_message.Message):
 Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
 
 @_typing.final
+class Extended(_message.Message):
+    """The handler asked for more time than the job's timeout gives it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    EXTRA_MS_FIELD_NUMBER: _builtins.int
+    lease_id: _builtins.str
+    extra_ms: _builtins.int
+    """All that it ever asked for, in milliseconds; repeating is harmless."""
+    def __init__(
+        self,
+        *,
+        lease_id: _builtins.str = ...,
+        extra_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_ms", b"extra_ms", "lease_id", b"lease_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Extended: _TypeAlias = Extended  # noqa: Y015
+
+@_typing.final
 class Receipts(_message.Message):
     """Every report up to `sequence` is durable."""
 
@@ -970,6 +999,7 @@ class HeartbeatRequest(_message.Message):
     LEASE_IDS_FIELD_NUMBER: _builtins.int
     LEASE_TTL_SECONDS_FIELD_NUMBER: _builtins.int
     RUNNING_FIELD_NUMBER: _builtins.int
+    STARTED_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     boot_id: _builtins.str
     lease_ttl_seconds: _builtins.int
@@ -977,6 +1007,10 @@ class HeartbeatRequest(_message.Message):
     @_builtins.property
     def lease_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Leases that the worker holds and wants to keep."""
+
+    @_builtins.property
+    def started(self) -> _containers.RepeatedCompositeFieldContainer[Global___Started]:
+        """Starts that the worker could not report on `Work`, because a handler blocks its loop."""
 
     def __init__(
         self,
@@ -986,10 +1020,11 @@ class HeartbeatRequest(_message.Message):
         lease_ids: _abc.Iterable[_builtins.str] | None = ...,
         lease_ttl_seconds: _builtins.int = ...,
         running: _builtins.int = ...,
+        started: _abc.Iterable[Global___Started] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "lease_ids", b"lease_ids", "lease_ttl_seconds", b"lease_ttl_seconds", "running", b"running", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "lease_ids", b"lease_ids", "lease_ttl_seconds", b"lease_ttl_seconds", "running", b"running", "started", b"started", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -43,6 +43,7 @@ class Event(StrEnum):
     COMPLETE = "complete"
     FAIL = "fail"
     EXPIRE = "expire_leases"
+    TIME_OUT = "time_out_runs"
     CANCEL_WAITING = "cancel_waiting"
     CANCEL_HELD = "cancel_held"
     RETRY = "retry_waiting"
@@ -92,6 +93,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(Event.COMPLETE, Actor.WORKER, HELD, _states(JobStatus.SUCCEEDED)),
     Transition(Event.FAIL, Actor.WORKER, HELD, WAITING | {JobStatus.DEAD}),
     Transition(Event.EXPIRE, Actor.SERVER, HELD, WAITING | {JobStatus.DEAD}),
+    Transition(Event.TIME_OUT, Actor.SERVER, _states(JobStatus.PROCESSING), _states(JobStatus.FAILED, JobStatus.DEAD)),
     Transition(Event.CANCEL_WAITING, Actor.OPERATOR, WAITING, _states(JobStatus.CANCELLED)),
     Transition(Event.CANCEL_HELD, Actor.OPERATOR, HELD, _states(JobStatus.CANCELLED)),
     Transition(Event.RETRY, Actor.OPERATOR, WAITING, _states(JobStatus.PENDING)),

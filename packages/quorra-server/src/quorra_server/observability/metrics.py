@@ -61,6 +61,9 @@ class Metrics:
         self.jobs_failed = self._counter("quorra_jobs_failed_total", "Attempts that failed", "queue")
         self.jobs_dead = self._counter("quorra_jobs_dead_total", "Jobs that ran out of retries", "queue")
         self.leases_expired = self._counter("quorra_leases_expired_total", "Leases that ran out", "queue")
+        self.runs_timed_out = self._counter(
+            "quorra_runs_timed_out_total", "Runs ended by the server because their worker did not stop them", "queue"
+        )
         self.stale_acks = self._counter("quorra_stale_acks_total", "Reports refused because the lease was lost")
         self.queue_length = Gauge(
             "quorra_job_queue_length", "Jobs by queue and status", ["queue", "status"], registry=self.registry

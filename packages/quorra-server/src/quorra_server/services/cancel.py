@@ -8,6 +8,7 @@ from quorra_server.domain.job import JobDetails
 from quorra_server.domain.states import TERMINAL, JobStatus
 from quorra_server.services.bulk import BulkResult, on_all_matching
 from quorra_server.services.lease_ids import text_of
+from quorra_server.services.renew import CANCELLED
 from quorra_server.services.wakeups import Wakeups
 from quorra_server.storage import jobs as store
 from quorra_server.storage import leases
@@ -56,7 +57,7 @@ class CancelService:
         waiting = await store.cancel_waiting(self._pool, job_ids, reason)
         held = await leases.cancel_held(self._pool, [job_id for job_id in job_ids if job_id not in waiting], reason)
         if held:
-            self._wakeups.leases_ended([text_of(ended.lease) for ended, _ in held])
+            self._wakeups.leases_ended([text_of(ended.lease) for ended, _ in held], CANCELLED)
         self._wakeups.jobs_ended([*waiting, *(ended.lease.job_id for ended, _ in held)])
         return len(waiting) + len(held)
 

@@ -56,7 +56,7 @@ class Stream:
         subscriptions: Sequence[Subscription],
         types: Iterable[str],
         deliver: Callable[[LeaseBatch], None],
-        end_leases: Callable[[Sequence[str]], None],
+        end_leases: Callable[[Sequence[str], str], None],
     ) -> None:
         """Take who it is, and how to reach it; `deliver` and `end_leases` must not block."""
         self.worker = worker
@@ -188,7 +188,7 @@ class Dispatcher:
                 self._heat(lane)
         if hint.ended_leases:
             for stream in self._streams:
-                stream.end_leases(hint.ended_leases)
+                stream.end_leases(hint.ended_leases, hint.reason)
 
     def _heat(self, lane: Lane) -> None:
         lane.is_hot = True
@@ -254,8 +254,8 @@ class Dispatcher:
         lane.is_plenty = took == limit
         if took < limit and lane.heat == heat and lane.leasing == 0:
             self._cool(lane)
-        elif stream.is_open:
-            self._offer(stream)
+        # Also after an empty lease: while it ran, the stream had no credit left and may have been passed over.
+        self._offer(stream)
         self._pump(lane)
 
     async def _lease_batch(self, lane: Lane, stream: Stream, limit: int) -> LeaseBatch | None:

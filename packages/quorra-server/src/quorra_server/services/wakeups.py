@@ -46,6 +46,8 @@ class Hint(NamedTuple):
 
     queues: Sequence[str] = ()
     ended_leases: Sequence[str] = ()
+    # Why the leases ended: `cancelled` or `lost`.
+    reason: str = "cancelled"
 
 
 class Wakeups:
@@ -59,7 +61,7 @@ class Wakeups:
         self._listeners: list[Callable[[Hint], None]] = []
         self._end_listeners: list[Callable[[Sequence[UUID]], None]] = []
         self._unsent_queues: set[str] = set()
-        self._unsent_leases: list[str] = []
+        self._unsent_leases: dict[str, list[str]] = {}
         self._unsent = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._timers: dict[tuple[str, int], asyncio.TimerHandle] = {}
@@ -100,11 +102,11 @@ class Wakeups:
         del self._timers[key]
         self._tell(Hint(queues=[key[0]]))
 
-    def leases_ended(self, lease_ids: Sequence[str]) -> None:
-        """Say that an operator ended leases, so that their handlers stop."""
-        self._tell(Hint(ended_leases=lease_ids))
+    def leases_ended(self, lease_ids: Sequence[str], reason: str) -> None:
+        """Say that leases were ended here (`cancelled` or `lost`), so that their handlers stop."""
+        self._tell(Hint(ended_leases=lease_ids, reason=reason))
         if self._paths:
-            self._unsent_leases.extend(lease_ids)
+            self._unsent_leases.setdefault(reason, []).extend(lease_ids)
             self._unsent.set()
 
     def jobs_ended(self, job_ids: Sequence[UUID]) -> None:
@@ -140,13 +142,14 @@ class Wakeups:
 
     def _take_messages(self) -> list[str]:
         queues, self._unsent_queues = sorted(self._unsent_queues), set()
-        leases, self._unsent_leases = self._unsent_leases, []
+        leases_by_reason, self._unsent_leases = self._unsent_leases, {}
         parts: list[dict[str, object]] = [
             {"queues": queues[start : start + QUEUES_PER_MESSAGE_MAX]}
             for start in range(0, len(queues), QUEUES_PER_MESSAGE_MAX)
         ]
         parts.extend(
-            {"leases": leases[start : start + LEASES_PER_MESSAGE_MAX]}
+            {"leases": leases[start : start + LEASES_PER_MESSAGE_MAX], "reason": reason}
+            for reason, leases in leases_by_reason.items()
             for start in range(0, len(leases), LEASES_PER_MESSAGE_MAX)
         )
         return [json.dumps({"from": self._node, **part}) for part in parts]
@@ -178,7 +181,11 @@ class Wakeups:
             said = json.loads(message)
             if said.get("from") == self._node:
                 return
-            hint = Hint(queues=list(said.get("queues", ())), ended_leases=list(said.get("leases", ())))
+            hint = Hint(
+                queues=list(said.get("queues", ())),
+                ended_leases=list(said.get("leases", ())),
+                reason=str(said.get("reason", "cancelled")),
+            )
         except (ValueError, AttributeError, TypeError):
             # Anybody may write to the channel; what is not ours is not a hint.
             return

@@ -17,6 +17,8 @@ SETTLE_ATTEMPTS = statement("settle_attempts")
 FIND_OUTCOMES = statement("find_outcomes")
 LOCK_OVERDUE = statement("lock_overdue")
 EXPIRE_LEASES = statement("expire_leases")
+TIME_OUT_RUNS = statement("time_out_runs")
+EXTEND_RUN = statement("extend_run")
 CLOSE_BATCHES = statement("close_batches")
 CANCEL_HELD = statement("cancel_held")
 
@@ -171,6 +173,32 @@ async def expire_leases(pool: Pool, *, limit: int) -> list[ExpiredLease]:
         )
         for row in rows
     ]
+
+
+class TimedOutRun(NamedTuple):
+    """A run that was past its timeout, and where its job went: `run_at` is None when it is dead."""
+
+    lease: LeaseId
+    queue: str
+    run_at: datetime | None
+
+
+async def time_out_runs(executor: Executor, *, grace_ms: int, limit: int) -> list[TimedOutRun]:
+    """End at most `limit` runs that are past their timeout by `grace_ms`; the rest of their batches lives on."""
+    rows = await executor.fetch(TIME_OUT_RUNS, grace_ms, limit)
+    return [
+        TimedOutRun(
+            LeaseId(row["batch"], row["ordinal"], row["job_id"], row["secret"]),
+            row["queue"],
+            row["retry_at"],
+        )
+        for row in rows
+    ]
+
+
+async def extend_run(executor: Executor, principal: str, lease: LeaseId, extra_ms: int) -> None:
+    """Let a run take so much longer than its timeout, in all; repeating is harmless, a lease that is over stays so."""
+    await executor.fetch(EXTEND_RUN, lease.batch, lease.secret, principal, lease.ordinal, extra_ms)
 
 
 async def close_batches(executor: Executor, batches: Sequence[int] | None) -> set[int]:

@@ -68,14 +68,14 @@ ended AS (
 ),
 again AS (
     INSERT INTO quorra.ready (
-        rank, run_at, job_id, attempts, deliveries, silent, generation, max_retries, failed, keyed, queue, type
+        rank, run_at, job_id, attempts, deliveries, silent, generation, max_retries, failed, keyed, timed, queue, type
     )
     SELECT
         -jobs.priority::bigint,
         -- An unstarted job keeps its place in the line.
         CASE WHEN ended.started_at IS NULL THEN least(jobs.run_at, ended.retry_at) ELSE ended.retry_at END,
         ended.job_id, ended.attempts, ended.deliveries, judged.silent, ended.generation, jobs.max_retries,
-        ended.started_at IS NOT NULL, jobs.unique_key IS NOT NULL, jobs.queue, jobs.type
+        ended.started_at IS NOT NULL, jobs.unique_key IS NOT NULL, jobs.timeout_ms > 0, jobs.queue, jobs.type
     FROM ended
     JOIN judged ON judged.job_id = ended.job_id AND judged.batch = ended.batch
     JOIN quorra.jobs ON jobs.id = ended.job_id

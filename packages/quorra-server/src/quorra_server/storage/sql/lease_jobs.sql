@@ -21,17 +21,18 @@ taken AS MATERIALIZED (
     WHERE ready.ctid = picked.place
     RETURNING
         ready.rank, ready.run_at, ready.job_id, ready.attempts, ready.deliveries, ready.silent,
-        ready.generation, ready.max_retries, ready.keyed
+        ready.generation, ready.max_retries, ready.keyed, ready.timed
 ),
 members AS MATERIALIZED (
     SELECT
         row_number() OVER (ORDER BY rank, run_at, job_id)::integer AS ordinal,
-        run_at, job_id, attempts, deliveries + 1 AS deliveries, silent, generation, max_retries, keyed
+        run_at, job_id, attempts, deliveries + 1 AS deliveries, silent, generation, max_retries, keyed,
+        timed
     FROM taken
 ),
 batch AS (
     INSERT INTO quorra.leases (
-        batch, leased_at, expires_at, secret, keyed, queue, worker, principal,
+        batch, leased_at, expires_at, secret, keyed, timed, queue, worker, principal,
         job_ids, attempts, deliveries, silents, generations, max_retries, starts_ms
     )
     SELECT
@@ -40,6 +41,7 @@ batch AS (
         statement_timestamp() + $6::bigint * interval '1 millisecond',
         $7::uuid,
         bool_or(keyed),
+        bool_or(timed),
         $1::text,
         $4::text,
         $5::text,

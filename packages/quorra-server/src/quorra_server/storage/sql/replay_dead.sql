@@ -4,7 +4,7 @@
 -- $1 jobs uuid[]
 WITH dead AS MATERIALIZED (
     SELECT outcomes.job_id, outcomes.batch, outcomes.deliveries, outcomes.generation, outcomes.queue,
-           jobs.unique_key, jobs.priority, jobs.max_retries, jobs.type, jobs.queue AS job_queue
+           jobs.unique_key, jobs.timeout_ms, jobs.priority, jobs.max_retries, jobs.type, jobs.queue AS job_queue
     FROM quorra.outcomes
     JOIN quorra.jobs ON jobs.id = outcomes.job_id
     WHERE outcomes.job_id = ANY ($1::uuid[]) AND outcomes.status = 'dead' AND outcomes.replayed_at IS NULL
@@ -30,15 +30,15 @@ marked AS (
       AND (dead.unique_key IS NULL OR dead.job_id IN (SELECT job_id FROM claimed))
     RETURNING
         dead.job_id, dead.deliveries, dead.generation, dead.queue, dead.job_queue, dead.unique_key,
-        dead.priority, dead.max_retries, dead.type
+        dead.timeout_ms, dead.priority, dead.max_retries, dead.type
 ),
 again AS (
     INSERT INTO quorra.ready (
-        rank, run_at, job_id, attempts, deliveries, silent, generation, max_retries, failed, keyed, queue, type
+        rank, run_at, job_id, attempts, deliveries, silent, generation, max_retries, failed, keyed, timed, queue, type
     )
     SELECT
         -priority::bigint, statement_timestamp(), job_id, 0, deliveries, 0, generation + 1, max_retries,
-        false, unique_key IS NOT NULL, job_queue, type
+        false, unique_key IS NOT NULL, timeout_ms > 0, job_queue, type
     FROM marked
     RETURNING job_id, queue
 ),

@@ -89,11 +89,12 @@ ended AS (
 ),
 again AS (
     INSERT INTO quorra.ready (
-        rank, run_at, job_id, attempts, deliveries, silent, generation, max_retries, failed, keyed, queue, type
+        rank, run_at, job_id, attempts, deliveries, silent, generation, max_retries, failed, keyed, timed, queue, type
     )
     SELECT
         -jobs.priority::bigint, ended.retry_at, ended.job_id, ended.attempts, ended.deliveries, 0,
-        ended.generation, jobs.max_retries, ended.kind = 'failed', jobs.unique_key IS NOT NULL, jobs.queue, jobs.type
+        ended.generation, jobs.max_retries, ended.kind = 'failed', jobs.unique_key IS NOT NULL, jobs.timeout_ms > 0,
+        jobs.queue, jobs.type
     FROM ended
     JOIN quorra.jobs ON jobs.id = ended.job_id
     WHERE ended.retry_at IS NOT NULL

@@ -45,14 +45,14 @@ created AS (
         backoff::json
     FROM submitted
     ON CONFLICT DO NOTHING
-    RETURNING id, run_at, priority, max_retries, type, queue, unique_key
+    RETURNING id, run_at, timeout_ms, priority, max_retries, type, queue, unique_key
 ),
 readied AS (
     INSERT INTO quorra.ready (
-        rank, run_at, job_id, attempts, deliveries, silent, generation, max_retries, failed, keyed, queue, type
+        rank, run_at, job_id, attempts, deliveries, silent, generation, max_retries, failed, keyed, timed, queue, type
     )
     SELECT
-        -priority::bigint, run_at, id, 0, 0, 0, 1, max_retries, false, unique_key IS NOT NULL, queue, type
+        -priority::bigint, run_at, id, 0, 0, 0, 1, max_retries, false, unique_key IS NOT NULL, timeout_ms > 0, queue, type
     FROM created
 ),
 counted AS (

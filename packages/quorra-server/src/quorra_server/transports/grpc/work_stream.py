@@ -23,7 +23,7 @@ from quorra_server.domain.states import OutcomeKind
 from quorra_server.services import Services
 from quorra_server.services.dispatch import Stream, Subscription
 from quorra_server.services.lease_ids import decode_lease_id
-from quorra_server.storage import history
+from quorra_server.storage import history, leases
 from quorra_server.storage.database import Database
 from quorra_server.storage.history import LogLine, Note
 from quorra_server.transports.grpc import convert
@@ -169,12 +169,12 @@ class WorkStream:
         with contextlib.suppress(QuorraError):  # they come back when the lease runs out
             await self._services.settle.settle_attempts(reports, self._terms.principal)
 
-    def _end_leases(self, lease_ids: Sequence[str]) -> None:
+    def _end_leases(self, lease_ids: Sequence[str], reason: str) -> None:
         ended = []
         for text in lease_ids:
             with contextlib.suppress(InvalidRequest):  # a hint from elsewhere that is not ours
                 if decode_lease_id(text).batch in self._queue_of_batch:
-                    ended.append(pb.LeaseEnded(lease_id=text, reason="cancelled"))
+                    ended.append(pb.LeaseEnded(lease_id=text, reason=reason))
         if ended:
             self._send(pb.ServerMessage(notice=pb.Notice(ended=ended)))
 
@@ -186,6 +186,8 @@ class WorkStream:
             with contextlib.suppress(InvalidRequest):  # a start decides nothing: its outcome will be refused
                 lease, ago_ms = decode_lease_id(entry.lease_id), convert.milliseconds(entry.ago_ms)
                 self._services.starts.add(lease, self._terms.principal, ago_ms)
+        for extension in message.extended:
+            self._track(self._extend(extension))
         if message.progress or message.checkpoints or message.logs:
             self._track(self._keep_notes(message))
         self._track(self._settle(message.sequence, reports, refused))
@@ -213,6 +215,18 @@ class WorkStream:
         refused.extend(convert.refusal(answer) for answer in settled if not answer.accepted)
         self._forget_settled(reports)
         self._receipt(sequence, refused)
+
+    async def _extend(self, extension: pb.Extended) -> None:
+        """Let a run go on past its timeout, however long the database is away: until then nobody can end it either."""
+        with contextlib.suppress(InvalidRequest):  # it names no lease of ours, so there is nothing to extend
+            lease, extra_ms = decode_lease_id(extension.lease_id), convert.milliseconds(extension.extra_ms)
+            while self.stream.is_open:
+                try:
+                    await leases.extend_run(self._database.fast, self._terms.principal, lease, extra_ms)
+                    return
+                except QuorraError as error:
+                    log.warning("extension_failed", worker=self._terms.worker, error=error.message)
+                    await asyncio.sleep(SETTLE_TRIES_PAUSE_SECONDS[1])
 
     def _forget_settled(self, reports: Sequence[Report]) -> None:
         counts: dict[int, int] = defaultdict(int)

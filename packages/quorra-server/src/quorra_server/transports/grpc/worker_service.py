@@ -103,6 +103,9 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
         seconds = _within(request.lease_ttl_seconds or LEASE_SECONDS_DEFAULT, *LEASE_SECONDS, "lease_ttl_seconds")
         worker, boot_id = _name(request.worker_id, "worker_id"), _name(request.boot_id, "boot_id")
         held = [decode_lease_id(text) for text in request.lease_ids]
+        for entry in request.started:
+            lease, ago_ms = decode_lease_id(entry.lease_id), convert.milliseconds(entry.ago_ms)
+            self._services.starts.add(lease, context.principal, ago_ms)
         ended = await renew_leases(self._database.fast, context.principal, held, seconds * 1000)
         await workers.beat_worker(self._database.fast, worker, boot_id, max(0, min(request.running, 2**31 - 1)))
         return pb.HeartbeatReply(
