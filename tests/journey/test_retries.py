@@ -59,8 +59,7 @@ def test_failures_over_real_processes(server: RunningServer, tmp_path: Path) -> 
         misfit = rest.ended(rest.submit("typed", {"count": "many"}))
         unknown = rest.submit("nobody_knows")
 
-    backoff = datetime.fromisoformat(failing["run_at"]) - datetime.fromisoformat(failing["updated_at"])
-    assert (1, 2) == (failing["attempts"], round(backoff.total_seconds()))
+    assert (1, 2) == (failing["attempts"], round(_seconds(failing["updated_at"], failing["run_at"])))
     assert ("dead", 1) == (dead["status"], dead["attempts"])
     assert "RuntimeError: the printer is on fire" in dead["errors"][0]["error"]
     assert "Traceback" in dead["errors"][0]["error"]
@@ -72,3 +71,24 @@ def test_failures_over_real_processes(server: RunningServer, tmp_path: Path) -> 
     assert ("dead", 1) == (misfit["status"], misfit["attempts"])
     assert "count" in misfit["last_error"]
     assert rest.job(unknown)["attempts"] == 0
+
+
+def test_the_back_off_of_a_job_that_goes_on_failing_is_2_4_8_seconds(server: RunningServer, tmp_path: Path) -> None:
+    rest = Rest(server)
+    job_id = rest.submit("fails", max_retries=3)
+    waits = []
+    with start_worker(server, MODULE, tmp_path):
+        for _ in range(3):
+            failed = rest.until(job_id, "failed")
+            waits.append(_seconds(failed["updated_at"], failed["run_at"]))
+            # Retrying a failed job runs it now: nobody has to wait.
+            rest.http.post(f"/v1/jobs/{job_id}/retry")
+        dead = rest.ended(job_id)
+
+    assert [2, 4, 8] == [round(seconds) for seconds in waits]
+    assert ("dead", 4) == (dead["status"], dead["attempts"])
+    assert 4 == len(dead["errors"])
+
+
+def _seconds(start: str, end: str) -> float:
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()

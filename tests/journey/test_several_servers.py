@@ -10,7 +10,7 @@ import httpx
 
 from tests.support.processes import RunningServer, start_server, start_worker
 from tests.support.rest import Rest
-from tests.support.services import free_port
+from tests.support.services import free_port, own_redis
 from tests.support.waiting import eventually_sync
 
 RECORDER = """
@@ -80,6 +80,55 @@ def test_redis_wakes_across_servers_and_its_loss_costs_latency_only(
 
     with start_server(database_url, without) as alone, start_worker(alone, RECORDER, tmp_path):
         assert "succeeded" == Rest(alone).ended(Rest(alone).submit("record", {"n": 2}), 20)["status"]
+
+
+def test_redis_may_stop_and_come_back_and_every_job_runs(database_url: str, tmp_path: Path) -> None:
+    port = free_port()
+    settings = {"REDIS_URL": f"redis://127.0.0.1:{port}/0", "QUORRA_NOTIFY": "off"}
+    with (
+        start_server(database_url, settings) as first,
+        start_server(database_url, settings) as second,
+        start_worker(second, RECORDER, tmp_path),
+    ):
+        rest = Rest(first)
+        ids = []
+        for _ in range(2):
+            with own_redis(port):
+                _until_redis(first, second, up=True)
+                ids.append(rest.submit("record", {"n": 1}))
+            _until_redis(first, second, up=False)
+            ids.append(rest.submit("record", {"n": 2}))
+            ready = [httpx.get(f"{server.http_url}/readyz").status_code for server in (first, second)]
+            assert [200, 200] == ready
+        statuses = [rest.ended(job_id, 20)["status"] for job_id in ids]
+
+    assert ["succeeded"] * 4 == statuses
+    assert Counter(ids) == _ran(tmp_path)
+
+
+def _until_redis(*servers: RunningServer, up: bool) -> None:
+    wanted = f'quorra_wakeup_path_up{{path="redis"}} {1.0 if up else 0.0}'
+    eventually_sync(
+        lambda: all(wanted in httpx.get(f"{server.http_url}/metrics").text for server in servers), wanted, timeout=15
+    )
+
+
+def test_a_worker_that_stops_under_load_loses_nothing_and_charges_nothing(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    rest = Rest(server)
+    with start_worker(server, RECORDER, tmp_path):
+        ids = rest.submit_many(5000, "record")
+        with start_worker(server, RECORDER, tmp_path) as stopping:
+            eventually_sync(lambda: "connected" in stopping.log, "it takes its share")
+            code = stopping.terminate()
+        rest.until_count("default", "succeeded", 5000)
+        jobs = [rest.job(job_id) for job_id in ids[::20]]
+
+    assert 0 == code
+
+    assert {1} == set(_ran(tmp_path).values())
+    assert {("succeeded", 1)} == {(job["status"], job["attempts"]) for job in jobs}
 
 
 def test_a_server_that_stops_under_load_loses_nothing(database_url: str, tmp_path: Path) -> None:
