@@ -3,8 +3,9 @@
 import pytest
 from quorra_server.domain.job import Report
 from quorra_server.domain.states import JobStatus, OutcomeKind
+from quorra_server.storage import leases
 
-from tests.support.queue_spec import QueueSpec
+from tests.support.queue_spec import PRINCIPAL, QueueSpec
 
 
 async def test_a_success_on_the_first_run_reads_one_attempt(queue: QueueSpec) -> None:
@@ -108,6 +109,27 @@ async def test_a_wrong_secret_or_principal_settles_nothing(queue: QueueSpec) -> 
 
     assert answers == [False, False]
     assert await queue.status_of(job_id) == JobStatus.LEASED
+
+
+@pytest.mark.parametrize("guess_comes_first", [True, False])
+async def test_a_guessed_secret_neither_rides_along_with_the_right_one_nor_spoils_it(
+    queue: QueueSpec, guess_comes_first: bool
+) -> None:
+    """Reports of many callers share a statement."""
+    await queue.submit(2)
+    batch = await queue.lease(2)
+    assert batch is not None
+    first, second = batch.lease_ids()
+    guess, right = (
+        Report(first._replace(secret=first.job_id), OutcomeKind.SUCCEEDED),
+        Report(second, OutcomeKind.SUCCEEDED),
+    )
+
+    settled = await queue.settle_all([guess, right] if guess_comes_first else [right, guess])
+    await leases.mark_started(queue.pool, PRINCIPAL, [(first._replace(secret=first.job_id), 0), (first, 0)])
+
+    assert [second] == [answer.lease for answer in settled]
+    assert await queue.status_of(first.job_id) == JobStatus.PROCESSING
 
 
 async def test_a_lease_id_of_another_job_settles_nothing(queue: QueueSpec) -> None:

@@ -19,6 +19,7 @@ import structlog
 from quorra_server.domain.errors import QuorraError
 from quorra_server.domain.job import LeaseBatch
 from quorra_server.observability.metrics import Metrics
+from quorra_server.services.ending import end_tasks
 from quorra_server.services.wakeups import Hint, Wakeups
 from quorra_server.storage import history, leases, queues
 from quorra_server.storage.database import Pool
@@ -134,8 +135,7 @@ class Dispatcher:
     async def stop(self) -> None:
         """Drain and stop polling."""
         if self._poller is not None:
-            self._poller.cancel()
-            await asyncio.gather(self._poller, return_exceptions=True)
+            await end_tasks([self._poller])
         await self.drain()
 
     def open_stream(self, stream: Stream, subscriptions: Sequence[Subscription]) -> None:

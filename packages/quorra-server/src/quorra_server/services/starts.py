@@ -9,6 +9,7 @@ import structlog
 
 from quorra_server.domain.errors import StorageUnavailable
 from quorra_server.domain.job import LeaseId
+from quorra_server.services.ending import end_tasks
 from quorra_server.storage import leases
 from quorra_server.storage.database import Pool
 from quorra_server.storage.leases import Member
@@ -49,8 +50,7 @@ class StartsBuffer:
     async def stop(self) -> None:
         """Write what is held and stop."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_tasks([self._task])
         await self.flush()
 
     async def _run(self) -> None:

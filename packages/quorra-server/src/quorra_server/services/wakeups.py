@@ -14,6 +14,7 @@ from uuid import UUID
 import structlog
 
 from quorra_server.observability.metrics import Metrics
+from quorra_server.services.ending import end_tasks
 
 log = structlog.get_logger(__name__)
 
@@ -124,9 +125,7 @@ class Wakeups:
         """Stop; what was not sent is lost, which is harmless."""
         for timer in self._timers.values():
             timer.cancel()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
 
     def _tell(self, hint: Hint) -> None:
         for listener in self._listeners:

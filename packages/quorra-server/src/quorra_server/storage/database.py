@@ -181,6 +181,9 @@ class Pool:
                 async with connection.transaction():
                     yield connection
             except Exception as error:
+                if _is_cancelled():
+                    # Rolling back failed after a cancellation: what the caller must hear of is still the cancellation.
+                    raise asyncio.CancelledError from error
                 raise await self._translated(error) from error
 
     async def _repeating(self, run: Callable[[], Awaitable[list[Row]]]) -> list[Row]:
@@ -228,6 +231,11 @@ class Pool:
             # The primary became a standby: connect anew, so that the hosts are asked again.
             await self._pool.expire_connections()
         return translate(error) or error
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """Leases: taken, marked started, renewed, settled, expired and closed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from operator import attrgetter, itemgetter
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from quorra_server.domain.job import EndedLease, LeaseBatch, LeasedJob, LeaseId, Report, Settled
@@ -22,6 +23,7 @@ EXTEND_RUN = statement("extend_run")
 CLOSE_BATCHES = statement("close_batches")
 CANCEL_HELD = statement("cancel_held")
 
+T = TypeVar("T")
 # One member of a lease batch: the batch's number and the member's place in it.
 Member = tuple[int, int]
 
@@ -79,16 +81,32 @@ def _ordinal(job: LeasedJob) -> int:
 
 async def mark_started(executor: Executor, principal: str, starts: Sequence[tuple[LeaseId, int]]) -> None:
     """Note that runs started, each so many milliseconds ago. Leases that are over are passed by."""
-    secrets = {lease.batch: lease.secret for lease, _ in starts}
-    await executor.fetch(
-        MARK_STARTED,
-        list(secrets),
-        list(secrets.values()),
-        principal,
-        [lease.batch for lease, _ in starts],
-        [lease.ordinal for lease, _ in starts],
-        [ago_ms for _, ago_ms in starts],
-    )
+    for part in _by_secret(starts, itemgetter(0)):
+        secrets = {lease.batch: lease.secret for lease, _ in part}
+        await executor.fetch(
+            MARK_STARTED,
+            list(secrets),
+            list(secrets.values()),
+            principal,
+            [lease.batch for lease, _ in part],
+            [lease.ordinal for lease, _ in part],
+            [ago_ms for _, ago_ms in part],
+        )
+
+
+def _by_secret(items: Sequence[T], lease_of: Callable[[T], LeaseId]) -> list[Sequence[T]]:
+    """Split so that each part names one secret for each batch, as the statements need it.
+
+    Reports of many callers share a statement: a guessed secret must neither ride along with the right one nor spoil it.
+    """
+    secrets: dict[int, UUID] = {}
+    alike = [
+        item for item in items if secrets.setdefault((lease := lease_of(item)).batch, lease.secret) == lease.secret
+    ]
+    if len(alike) == len(items):
+        return [items]
+    others = [item for item in items if secrets[(lease := lease_of(item)).batch] != lease.secret]
+    return [alike, *_by_secret(others, lease_of)]
 
 
 async def renew_leases(executor: Executor, principal: str, secrets: dict[int, UUID], lease_ms: int) -> set[int]:
@@ -102,6 +120,13 @@ async def settle_attempts(executor: Executor, principal: str, reports: Sequence[
 
     Reports must name each member of a batch once.
     """
+    settled: dict[Member, Settled] = {}
+    for part in _by_secret(reports, attrgetter("lease")):
+        settled |= await _settle_part(executor, principal, part)
+    return settled
+
+
+async def _settle_part(executor: Executor, principal: str, reports: Sequence[Report]) -> dict[Member, Settled]:
     held, kinds, run_ms, results, errors, error_kinds, delays_ms, non_retryables = zip(*reports, strict=True)
     batches, ordinals, job_ids, secrets = zip(*held, strict=True)
     secret_of = dict(zip(batches, secrets, strict=True))

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from quorra_server.domain.errors import QuorraError
+from quorra_server.services.ending import end_tasks
 
 log = structlog.get_logger(__name__)
 
@@ -28,8 +29,7 @@ class Loop:
     async def stop(self) -> None:
         """Stop between two rounds or in the middle of one: every round is one transaction."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_tasks([self._task])
 
     async def _run(self) -> None:
         await asyncio.sleep(self._interval_seconds * random.random())  # noqa: S311 - jitter, not a secret
