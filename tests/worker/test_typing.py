@@ -10,7 +10,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 GOOD = """
 from datetime import timedelta
-from quorra_worker_sdk import Context, Worker
+import asyncpg
+import psycopg
+from quorra_worker_sdk import Context, Worker, inbox, sql
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 worker: Worker[int] = Worker("localhost:1")
 
@@ -22,6 +26,24 @@ async def send(ctx: Context[int], to: str, subject: str = "hi") -> str:
 def render(pages: int) -> bytes:
     return b"x" * pages
 
+@worker.job("pay")
+async def pay(ctx: Context[int], cents: int) -> None:
+    connection = await asyncpg.connect("postgres:///shop")
+    async with ctx.transaction(connection) as run:
+        run.result = cents
+
+@worker.job("pay_in_thread")
+def pay_in_thread(ctx: Context[int], cents: int) -> None:
+    with psycopg.connect("postgres:///shop") as connection, ctx.transaction(connection) as run:
+        run.result = cents
+
+async def submit(first: "psycopg.AsyncConnection[tuple[int]]", second: AsyncSession) -> list[str]:
+    return [(await sql.enqueue(connection, send.new_job(to="x"))).id for connection in (first, second)]
+
+def submit_in_thread(first: "psycopg.Connection[tuple[int]]", second: Session, ctx: Context[int]) -> bool:
+    existing: bool = sql.enqueue(first, pay.new_job(7)).existing
+    return inbox.enter(second, ctx.job) and existing
+
 async def use() -> None:
     done = await send.options(delay=timedelta(hours=1)).enqueue(to="a@b.c")
     text: str = await done.result()
@@ -32,6 +54,7 @@ BAD = {
     "a wrong type": "await send.enqueue(to=7)",
     "a missing argument": "await send.enqueue()",
     "an unknown argument": 'await send.enqueue(to="x", cc="y")',
+    "an awaited result of a synchronous connection": 'await sql.enqueue(psycopg.connect(), send.new_job(to="x"))',
     "a wrong result": 'number: int = await (await send.enqueue(to="x")).result()',
 }
 

@@ -3,12 +3,16 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 import msgspec
 from quorra_proto.v1 import quorra_pb2 as pb
+
+from quorra_worker_sdk import sql
+from quorra_worker_sdk.drivers import AsyncConnection, SyncConnection, sync_driver_of
 
 Deps = TypeVar("Deps")
 
@@ -60,6 +64,7 @@ class Context(Generic[Deps]):
         self._ended: str | None = None
         self._job: Job | None = None
         self._extra_seconds = 0.0
+        self._recorded: pb.Succeeded | None = None
         self.limit: asyncio.Timeout | None = None
         self.deps = deps
         self.log = logging.LoggerAdapter(
@@ -79,7 +84,7 @@ class Context(Generic[Deps]):
         return f"{self._message.id}-{self._message.generation}"
 
     def cancelled(self) -> str | None:
-        """Return why the run should stop (`cancelled`, `lost`, `draining`), or None; for threads to look at."""
+        """Return why the run should stop (`cancelled`, `lost`, `timeout`, `draining`), or None; for threads."""
         return self._ended
 
     def progress(self, done: int, total: int = 0, note: str = "") -> None:
@@ -107,6 +112,41 @@ class Context(Generic[Deps]):
         The lease needs no extension: it is renewed for as long as the run goes on.
         """
         self._loop.call_soon_threadsafe(self._move_deadline, more.total_seconds())
+
+    @overload
+    def transaction(self, connection: SyncConnection) -> AbstractContextManager[sql.Completion]: ...
+
+    @overload
+    def transaction(self, connection: AsyncConnection) -> AbstractAsyncContextManager[sql.Completion]: ...
+
+    def transaction(
+        self, connection: Any
+    ) -> AbstractContextManager[sql.Completion] | AbstractAsyncContextManager[sql.Completion]:
+        """Run a transaction on a connection to Quorra's own PostgreSQL: what it writes and the success are one commit.
+
+            async with ctx.transaction(connection) as run:
+                await connection.execute("UPDATE accounts ...")
+                run.result = {"paid": 10}
+
+        An error in the block rolls all of it back and fails the run as usual. After the block the job has succeeded,
+        whatever the handler does then. `with`, not `async with`, on a synchronous connection.
+
+        Raises:
+            LeaseLost: The lease is over; the transaction was rolled back.
+            RuntimeError: The connection is in a transaction already.
+        """
+        if sync_driver_of(connection) is not None:
+            return sql.transaction(connection, self)
+        return sql.transaction_async(connection, self)
+
+    def record(self, result: str | None) -> None:
+        """Note that the database holds the success of this run, with its result as JSON text."""
+        self._recorded = pb.Succeeded(lease_id=self._message.lease_id, result=(result or "").encode())
+
+    @property
+    def recorded(self) -> pb.Succeeded | None:
+        """The success that the database holds already, if it does; reporting it again is harmless."""
+        return self._recorded
 
     def _move_deadline(self, seconds: float) -> None:
         limit = self.limit

@@ -1,6 +1,7 @@
 """The executor: runs one job to exactly one outcome, as a report that can be sent."""
 
 import asyncio
+import logging
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,8 @@ from quorra_worker_sdk.context import Context
 from quorra_worker_sdk.handlers import BadPayload, Handler
 from quorra_worker_sdk.outcomes import Cancel, Dead, RetryAfter, Snooze
 from quorra_worker_sdk.process_pool import ProcessDied, ProcessPool, RemoteError
+
+log = logging.getLogger("quorra.worker")
 
 RESULT_BYTES_MAX = 256 * 1024
 ERROR_CHARACTERS_MAX = 16 * 1024
@@ -35,6 +38,14 @@ class Executor:
 
     async def run(self, handler: Handler[..., Any], job: pb.Job, context: Context[Any] | None) -> Ending:
         """Run a job and return its outcome. A cancellation from outside is not an outcome, and is passed on."""
+        ending = await self._outcome(handler, job, context)
+        if context is None or context.recorded is None:
+            return ending
+        if isinstance(ending, pb.Failed):
+            log.warning("job %s failed after its success was committed: %s", job.id, ending.error)
+        return context.recorded
+
+    async def _outcome(self, handler: Handler[..., Any], job: pb.Job, context: Context[Any] | None) -> Ending:
         lease_id = job.lease_id
         try:
             arguments = handler.binding.arguments(job.payload)
@@ -82,6 +93,9 @@ class Executor:
                 return await self._call(handler, job, context, arguments)
         except TimeoutError as error:
             if limit.expired():
+                if context is not None:
+                    # A thread cannot be stopped, but it can be kept from completing the job.
+                    context.end("timeout")
                 raise TimeoutError(f"the run took longer than its timeout of {seconds:g} s") from error
             raise
 

@@ -314,7 +314,11 @@ class Worker(Generic[Deps]):
             self._running.pop(lease_id, None)
             self._held.pop(lease_id, None)
             self._ended_in_round += 1
-            if ending is not None and run.ended_because in ("", "draining"):
+            recorded = run.context.recorded if run.context is not None else None
+            if recorded is not None:
+                # The database has it already: the report tells the server, whatever has ended the run since.
+                self._session.report(recorded)
+            elif ending is not None and run.ended_because in ("", "draining"):
                 if not isinstance(ending, (pb.Released, pb.Snoozed)):
                     ending.run_ms = int((time.monotonic() - run.started_at) * 1000)
                 self._session.report(ending)
