@@ -1,4 +1,4 @@
-"""Run benchmarks: `hatch run bench [NAME ...] [--short] [--runs N] [--json FILE]`.
+"""Run benchmarks: `hatch run bench [NAME ...] [--short] [--runs N] [--json FILE]`; with `--peers`, others beside ours.
 
 Each figure is the median of several runs, with its range. The report says how noisy the machine was: the same small
 loop is timed before and after each run.
@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.peers import run as peers
 from benchmarks.scenarios import drain, latency, storage, submit
 from benchmarks.stage import Figure, Stage, machine, noise_ms
 
@@ -30,6 +31,8 @@ console = Console()
 
 
 def main() -> int:
+    if any(word.startswith("--peers") for word in sys.argv[1:]):
+        return peers.main()
     options = _options()
     figures: dict[str, list[Figure]] = {}
     noise = [noise_ms()]
