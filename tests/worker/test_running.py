@@ -79,7 +79,7 @@ MODULE = """
     def process_error() -> None:
         raise ValueError("from far away")
 
-    @worker.job("process_hangs", executor="process", timeout=timedelta(seconds=0.5))
+    @worker.job("process_hangs", executor="process", timeout=timedelta(seconds=4))  # starting one takes a while
     def process_hangs() -> None:
         Path("pid").write_text(str(os.getpid()))
         time.sleep(600)
