@@ -1,7 +1,6 @@
 """What a handler is given beside its payload."""
 
 import asyncio
-import itertools
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -66,7 +65,6 @@ class Context(Generic[Deps]):
         self._job: Job | None = None
         self._extra_seconds = 0.0
         self._recorded: pb.Succeeded | None = None
-        self._positions = itertools.count(1)
         self.limit: asyncio.Timeout | None = None
         self.deps = deps
         self.log = logging.LoggerAdapter(
@@ -106,8 +104,7 @@ class Context(Generic[Deps]):
 
     def log_line(self, message: str, level: str = "info") -> None:
         """Add a line to the job's log, which people read beside its history."""
-        line = pb.LogLine(lease_id=self._message.lease_id, level=level, message=message, position=next(self._positions))
-        self._tell(pb.Reports(logs=[line]))
+        self._tell(pb.Reports(logs=[pb.LogLine(lease_id=self._message.lease_id, level=level, message=message)]))
 
     def extend(self, more: timedelta) -> None:
         """Let this run take longer than its timeout says, by so much; without a timeout there is nothing to extend.

@@ -1,7 +1,6 @@
 """Connections to PostgreSQL, and the only place that knows the driver's errors."""
 
 import asyncio
-import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -62,7 +61,6 @@ CUT = (
     asyncpg.CrashShutdownError,
     asyncpg.QueryCanceledError,
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
     OSError,
     TimeoutError,
 )
@@ -217,10 +215,6 @@ class Pool:
             self.waiting -= 1
         try:
             yield connection
-        except asyncpg.InternalClientError:
-            # The driver lost track of the conversation: whoever got this connection next would meet the same.
-            connection.terminate()
-            raise
         finally:
             await self._release(connection)
 
@@ -229,9 +223,8 @@ class Pool:
         try:
             await self._pool.release(connection)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            # The connection is broken; the pool opens another one for the next caller. It may have ended it itself.
-            with contextlib.suppress(asyncpg.InterfaceError):
-                connection.terminate()
+            # The connection is broken; the pool opens another one for the next caller.
+            connection.terminate()
 
     async def _translated(self, error: Exception) -> Exception:
         if isinstance(error, asyncpg.ReadOnlySQLTransactionError) and self._pool is not None:

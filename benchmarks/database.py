@@ -1,0 +1,98 @@
+"""All SQL of the benchmarks: a fresh database, its upkeep, and what PostgreSQL says of itself."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import psutil
+from quorra_server.storage.migrate import migrate
+
+NAME = "quorra_bench"
+# The settings that decide what a figure means.
+SETTINGS_SHOWN = (
+    "server_version",
+    "fsync",
+    "synchronous_commit",
+    "full_page_writes",
+    "wal_level",
+    "shared_buffers",
+    "max_wal_size",
+    "max_connections",
+    "autovacuum",
+)
+
+
+def make_fresh(admin_dsn: str) -> str:
+    """Make an empty database with the shipped schema, in place of the last one, and return its DSN."""
+    return asyncio.run(_make_fresh(admin_dsn))
+
+
+async def _make_fresh(admin_dsn: str) -> str:
+    connection = await asyncpg.connect(admin_dsn)
+    await connection.execute(f"DROP DATABASE IF EXISTS {NAME} WITH (FORCE)")
+    await connection.execute(f"CREATE DATABASE {NAME}")
+    await connection.execute("CHECKPOINT")
+    await connection.close()
+    dsn = urlunsplit(urlsplit(admin_dsn)._replace(path=f"/{NAME}"))
+    await migrate(dsn)
+    return dsn
+
+
+def tidy(dsn: str) -> None:
+    """Do what autovacuum and the checkpointer do within minutes, so that no measurement pays for the one before."""
+    asyncio.run(_execute(dsn, "VACUUM (ANALYZE)", "CHECKPOINT"))
+
+
+async def _execute(dsn: str, *commands: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    for command in commands:
+        await connection.execute(command)
+    await connection.close()
+
+
+def wal_bytes(dsn: str) -> int:
+    """Return how much WAL has ever been written."""
+    return int(asyncio.run(_value(dsn, "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint")))
+
+
+def settings(dsn: str) -> dict[str, str]:
+    """Return the settings that decide what a figure means."""
+    return {name: str(asyncio.run(_value(dsn, f"SHOW {name}"))) for name in SETTINGS_SHOWN}
+
+
+def find_postmaster(dsn: str) -> psutil.Process | None:
+    """Return PostgreSQL's first process; None when it runs on another machine."""
+    return asyncio.run(_find_postmaster(dsn))
+
+
+async def _find_postmaster(dsn: str) -> psutil.Process | None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        backend = psutil.Process(await connection.fetchval("SELECT pg_backend_pid()"))
+        return backend.parent() if "postgres" in backend.name() else None
+    except psutil.NoSuchProcess:
+        return None
+    finally:
+        await connection.close()
+
+
+async def _value(dsn: str, query: str) -> Any:
+    connection = await asyncpg.connect(dsn)
+    value = await connection.fetchval(query)
+    await connection.close()
+    return value
+
+
+@contextlib.contextmanager
+def open_snapshot(dsn: str) -> Iterator[None]:
+    """Hold a transaction open that sees the database as it is now, like a long report or a dump."""
+    with asyncio.Runner() as runner:
+        connection = runner.run(asyncpg.connect(dsn))
+        runner.run(connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class"))
+        try:
+            yield
+        finally:
+            runner.run(connection.close())

@@ -1,0 +1,73 @@
+"""The benchmarks run, and their report holds what they measured."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SUITE_SECONDS_MAX = 240
+
+
+def _bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    return subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=SUITE_SECONDS_MAX)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Raw results of two scenarios, measured once for all of these tests."""
+    file = tmp_path_factory.mktemp("bench") / "results.json"
+    done = _bench("latency", "drain", "--short", "--json", str(file))
+    assert 0 == done.returncode, done.stdout + done.stderr
+    return file
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SUITE_SECONDS_MAX)
+def test_every_figure_says_what_it_cost_and_how_noisy_it_was(results: Path) -> None:
+    figures = json.loads(results.read_text())["figures"]
+
+    drained = [figure for figure in figures if figure["scenario"] == "drain"]
+
+    assert ["1 worker, 1 server", "2 workers, 1 server", "2 workers, 2 servers"] == [row["what"] for row in drained]
+    assert all(row["value"] > 0 and 2 == len(row["loops_ms"]) for row in figures)
+    assert all(row["cpu_us"][role] > 0 for row in drained for role in ("PostgreSQL", "server", "worker", "generator"))
+    assert all(0 < row["generator_percent"] < 100 for row in drained)
+
+
+@pytest.mark.slow
+def test_a_report_is_made_of_raw_results_alone(results: Path, tmp_path: Path) -> None:
+    done = _bench("report", str(results), str(results), "--to", str(tmp_path))
+
+    assert 0 == done.returncode, done.stderr
+    report = (tmp_path / "report.md").read_text()
+    assert "| 2 workers, 2 servers |" in report
+    assert "| submit to handler, p99 |" in report
+    assert "| synchronous_commit | on |" in report
+    plots = [line.partition("](")[2].rstrip(")") for line in report.splitlines() if line.startswith("![")]
+    assert {"drain-jobs-per-s.svg", "drain-cpu.svg", "latency-ms.svg"} == set(plots)
+    for plot in plots:
+        text = "".join(ElementTree.parse(tmp_path / plot).getroot().itertext())
+        assert "drain" in text or "wait" in text or "backlog" in text
+
+
+def test_a_file_that_holds_no_results_is_refused_by_name(tmp_path: Path) -> None:
+    wrong = tmp_path / "other.json"
+    wrong.write_text("{}")
+
+    done = _bench("report", str(wrong))
+
+    assert 2 == done.returncode
+    assert f"{wrong} holds no raw results" in done.stderr
+
+
+def test_an_unknown_scenario_is_refused_with_the_names_there_are() -> None:
+    done = _bench("dran")
+
+    assert 2 == done.returncode
+    assert "dran" in done.stderr
+    assert "drain" in done.stderr
