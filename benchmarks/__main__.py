@@ -6,7 +6,6 @@ hatch run bench flame NAME             where a scenario's time goes, as SVG
 """
 
 import argparse
-import importlib
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import flame, report, session
+from benchmarks.peers import run as peers
 from benchmarks.scenarios import SCENARIOS
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     if arguments and arguments[0] in COMMANDS:
         return COMMANDS[arguments[0]](arguments[1:])
     if any(word.startswith("--peers") for word in arguments):
-        return int(importlib.import_module("benchmarks.peers.run").main(arguments))
+        return peers.main(arguments)
     return _bench(_options(arguments))
 
 

@@ -6,6 +6,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from quorra_server import embedded
+
 from benchmarks.cluster import POSTGRES_SETTINGS
 from benchmarks.stage import LEASE_SECONDS, SLOTS
 
@@ -32,6 +34,11 @@ def describe() -> dict[str, str]:
         "Python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
     }
+
+
+def summary() -> str:
+    """Return in one line what the figures were measured on."""
+    return f"{os.cpu_count()} CPUs, Python {platform.python_version()}, PostgreSQL {embedded.find_binaries().version}"
 
 
 def chosen_settings() -> dict[str, str]:

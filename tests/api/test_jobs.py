@@ -4,6 +4,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -90,6 +91,17 @@ def test_an_id_of_the_callers_makes_repeating_safe(api: httpx.Client, queue_name
     other = api.post("/v1/jobs", json={**body, "type": "another"})
 
     assert [201, 200, 409] == [*(reply.status_code for reply in replies), other.status_code]
+
+
+def test_a_repeat_of_an_id_leaves_a_job_that_ended_alone(api: httpx.Client, queue_name: str) -> None:
+    job = {"type": "task", "payload": {}, "queue": queue_name, "id": str(uuid4())}
+    api.post("/v1/jobs", json=job)
+    api.post(f"/v1/jobs/{job['id']}/cancel")
+
+    again = api.post("/v1/jobs", json=job)
+
+    assert (200, True) == (again.status_code, again.json()["existing"])
+    assert "cancelled" == api.get(f"/v1/jobs/{job['id']}").json()["status"]
 
 
 def test_a_batch_answers_in_the_order_given(api: httpx.Client, queue_name: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import asyncpg
 import grpc
 import httpx
 from quorra_proto.v1 import quorra_pb2 as pb
@@ -170,3 +171,60 @@ async def test_hostile_numbers_and_characters_in_reports_do_no_harm(
         await eventually(started, "both runs have started")
     assert "never retrieved" not in shared_server.log
     assert "incident" not in shared_server.log
+
+
+async def test_a_start_is_charged_although_the_stream_breaks_at_once(
+    shared_server: RunningServer, api: httpx.Client, queue_name: str
+) -> None:
+    """A job that kills its worker must pay for it, however quickly it does."""
+    (job_id,) = _submit(api, queue_name, 1)
+    async with _conversation(shared_server, queue_name, lease_ttl_seconds=1) as worker:
+        await worker.hear("welcome")
+        await worker.say(credit=pb.Credit(granted_total=1))
+        (job,) = await worker.jobs(1)
+        await worker.say(reports=pb.Reports(sequence=0, started=[pb.Started(lease_id=job.lease_id)]))
+        await worker.hear("receipts")
+
+    async def charged() -> bool:
+        found = api.get(f"/v1/jobs/{job_id}").json()
+        return bool(found["status"] in ("failed", "pending"))
+
+    await eventually(charged, "its lease ran out")
+    assert 1 == api.get(f"/v1/jobs/{job_id}").json()["attempts"]
+
+
+async def test_jobs_leased_for_a_stream_that_has_gone_come_back_at_once(
+    shared_server: RunningServer, api: httpx.Client, queue_name: str
+) -> None:
+    (job_id,) = _submit(api, queue_name, 1)
+    blocker = await asyncpg.connect(shared_server.database_url)
+    transaction = blocker.transaction()
+    await transaction.start()
+    await blocker.execute("LOCK TABLE quorra.ready IN ACCESS EXCLUSIVE MODE")
+    async with _conversation(shared_server, queue_name) as worker:
+        await worker.hear("welcome")
+        await worker.say(credit=pb.Credit(granted_total=1))
+        await eventually(lambda: _is_held_up(shared_server), "the lease waits")
+        await worker.say(goodbye=pb.Goodbye())
+        await worker.say(reports=pb.Reports(sequence=0))
+        await worker.hear("receipts")
+    await transaction.rollback()
+    await blocker.close()
+
+    async def is_back() -> bool:
+        found = api.get(f"/v1/jobs/{job_id}").json()
+        return (found["status"], found["deliveries"]) == ("pending", 1)
+
+    await eventually(is_back, "the job is in line again")
+
+
+async def _is_held_up(server: RunningServer) -> bool:
+    connection = await asyncpg.connect(server.database_url)
+    try:
+        return bool(
+            await connection.fetchval(
+                "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'quorra.ready'::regclass)"
+            )
+        )
+    finally:
+        await connection.close()

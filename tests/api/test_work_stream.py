@@ -113,6 +113,31 @@ async def test_a_stream_that_found_nothing_beside_a_full_one_is_given_the_next_j
     await other.close()
 
 
+async def test_a_line_that_comes_with_the_outcome_is_kept_and_numbered_lines_are_kept_once(
+    stream: Conversation, api: httpx.Client, queue_name: str
+) -> None:
+    (job_id,) = _submit(api, queue_name, 1)
+    await stream.hello()
+    await stream.grant(1)
+    (job,) = await stream.until_jobs(1)
+
+    def line(message: str, position: int) -> pb.LogLine:
+        return pb.LogLine(lease_id=job.lease_id, level="info", message=message, position=position)
+
+    await stream.report(logs=[line("first", 1)])
+    await stream.report(logs=[line("first", 1), line("second", 2)])  # a repetition after a reconnect
+    await stream.report(
+        logs=[line("last", 3)],
+        progress=[pb.Progress(lease_id=job.lease_id, done=9, total=9)],
+        succeeded=[pb.Succeeded(lease_id=job.lease_id)],
+    )
+
+    lines = api.get(f"/v1/jobs/{job_id}/logs").json()["lines"]
+    assert ["first", "second", "last"] == [kept["message"] for kept in lines]
+    assert 9 == api.get(f"/v1/jobs/{job_id}").json()["progress"]["done"]
+    await stream.close()
+
+
 async def test_a_receipt_means_that_the_outcome_is_durable(
     stream: Conversation, api: httpx.Client, queue_name: str
 ) -> None:

@@ -1,10 +1,17 @@
 """Leasing: order, limits, types, and what a lease costs a job."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
+from quorra_server.domain.job import Report
 from quorra_server.domain.states import JobStatus, OutcomeKind
+from quorra_server.storage import keys, leases
+from quorra_server.storage.keys import Key
 
-from tests.support.queue_spec import QueueSpec
+from tests.support.queue_spec import PRINCIPAL, QueueSpec
+
+ONLY_ONE = Key(keys.LIVE_SCOPE, "only-one")
 
 
 async def test_jobs_come_by_priority_then_by_time_then_by_id(queue: QueueSpec) -> None:
@@ -141,3 +148,65 @@ async def test_a_renewal_extends_a_live_lease_and_never_revives_or_shortens_one(
     assert not await queue.renew(lost)
     await queue.pass_time(20)
     assert [lost.job_id] == [expired.job_id for expired in await queue.expire()]
+
+
+async def test_a_renewal_with_a_guessed_secret_renews_nothing(queue: QueueSpec) -> None:
+    await queue.submit(1)
+    leased = await queue.lease_one()
+
+    assert not await queue.renew(leased._replace(secret=leased.job_id))
+
+
+async def test_the_first_mark_of_a_start_stays(queue: QueueSpec) -> None:
+    job_id = await queue.submit_one()
+    leased = await queue.lease_one()
+    await leases.mark_started(queue.pool, PRINCIPAL, [(leased, 0)])
+    started_at = (await queue.job(job_id)).started_at
+
+    await queue.pass_time(5)
+    await leases.mark_started(queue.pool, PRINCIPAL, [(leased, 0)])
+
+    assert started_at is not None
+    assert started_at - timedelta(seconds=5) == (await queue.job(job_id)).started_at
+
+
+async def test_a_lease_passes_by_jobs_that_another_one_is_taking(queue: QueueSpec) -> None:
+    first, second = await queue.submit(2)
+
+    async with queue.pool.transaction() as transaction:
+        await leases.lease_jobs(
+            transaction, queue="default", limit=1, worker="w", principal=PRINCIPAL, lease_ms=30_000, secret=uuid4()
+        )
+        async with asyncio.timeout(5):
+            batch = await queue.lease()
+
+    assert batch is not None
+    assert [second] == [job.job_id for job in batch.jobs]
+    assert await queue.status_of(first) == JobStatus.LEASED
+
+
+async def test_expiry_passes_by_a_batch_that_somebody_is_settling(queue: QueueSpec) -> None:
+    settled, lost = await queue.submit(2)
+    leased = await queue.lease_one()
+    await queue.lease_one()
+    await queue.pass_time(31)
+
+    async with queue.pool.transaction() as transaction:
+        await leases.settle_attempts(transaction, PRINCIPAL, [Report(leased, OutcomeKind.SUCCEEDED)])
+        async with asyncio.timeout(5):
+            expired = await queue.expire()
+
+    assert [lost] == [lease.job_id for lease in expired]
+    assert await queue.status_of(settled) == JobStatus.SUCCEEDED
+
+
+async def test_a_job_that_dies_by_expiry_frees_its_unique_key(queue: QueueSpec) -> None:
+    job_id = await queue.submit_one(max_retries=0, unique_key="only-one")
+    await keys.claim_keys(queue.pool, [(ONLY_ONE, job_id)])
+    await queue.start(await queue.lease_one())
+    await queue.pass_time(31)
+
+    await queue.expire()
+
+    assert await queue.status_of(job_id) == JobStatus.DEAD
+    assert {} == await keys.find_keys(queue.pool, [ONLY_ONE])

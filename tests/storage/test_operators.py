@@ -2,10 +2,10 @@
 
 import asyncio
 
-from quorra_server.domain.states import JobStatus
+from quorra_server.domain.states import JobStatus, OutcomeKind
 from quorra_server.storage import history, jobs, queues
 
-from tests.support.queue_spec import QueueSpec
+from tests.support.queue_spec import PRINCIPAL, QueueSpec
 
 
 async def test_cancelling_a_waiting_job_is_final_and_twice_is_fine(queue: QueueSpec) -> None:
@@ -89,10 +89,11 @@ async def test_purging_leaves_nothing_that_a_handler_said(queue: QueueSpec) -> N
     """Checkpoints and log lines can hold personal data, just as payloads can."""
     kept = await queue.submit_one(queue="kept")
     dead, waiting = await queue.submit_one(max_retries=0), await queue.submit_one(queue="waiting")
-    for job_id in (kept, dead, waiting):
-        await history.note_progress(queue.pool, [history.Note(job_id, checkpoint="{}")])
-        await history.append_logs(queue.pool, [history.LogLine(job_id, 1, 1, 0, "info", "said")])
-    await queue.fail(await queue.lease_one())
+    for name in ("kept", "default", "waiting"):
+        leased = await queue.lease_one(queue=name)
+        await history.note_progress(queue.pool, PRINCIPAL, {leased: history.Note(checkpoint="{}")})
+        await history.append_logs(queue.pool, PRINCIPAL, [history.LogLine(leased, 1, 0, "info", "said")])
+        await (queue.fail(leased) if name == "default" else queue.settle(leased, OutcomeKind.RELEASED))
 
     assert await jobs.purge_dead(queue.pool, [dead]) == 1
     assert await jobs.purge_waiting(queue.pool, "waiting", limit=10) == 1

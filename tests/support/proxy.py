@@ -1,4 +1,4 @@
-"""A TCP proxy that can misbehave: delay, cut, reset, swallow, one way or both."""
+"""A TCP proxy that can misbehave: delay, throttle, cut, reset, half-close, swallow, one way or both."""
 
 import asyncio
 import contextlib
@@ -7,6 +7,7 @@ import struct
 from types import TracebackType
 
 CHUNK_BYTES = 64 * 1024
+CONNECT_SECONDS_MAX = 5.0
 
 
 class Proxy:
@@ -14,21 +15,30 @@ class Proxy:
 
     Attributes:
         delay_seconds: Before each chunk is passed on.
+        bytes_per_second: Pass on no faster, each way of each connection; 0 means no limit.
+        cut_after_bytes: Reset a connection once it has passed on so many bytes from now on; 0 means never.
         swallow_to_target: Drop what clients send.
         swallow_to_client: Drop what the target sends.
+        refuses: Reset new connections.
+        disturbed: Connections and chunks that one of these has met so far.
     """
 
-    def __init__(self, target_host: str, target_port: int) -> None:
-        """Take where to pass on to."""
-        self._target = (target_host, target_port)
+    def __init__(self, target_host: str, target_port: int, *more_targets: tuple[str, int]) -> None:
+        """Take where to pass on to; with several targets each new connection goes to the next one that answers."""
+        self._targets = [(target_host, target_port), *more_targets]
+        self._turn = 0
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._left: dict[asyncio.StreamWriter, int] = {}
         self.port = 0
         self.delay_seconds = 0.0
+        self.bytes_per_second = 0
+        self.cut_after_bytes = 0
         self.swallow_to_target = False
         self.swallow_to_client = False
         self.refuses = False
+        self.disturbed = 0
 
     async def __aenter__(self) -> "Proxy":
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -50,37 +60,111 @@ class Proxy:
         """Where clients connect."""
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def connections(self) -> int:
+        """How many connections are open now."""
+        return len(self._writers) // 2
+
+    def heal(self) -> None:
+        """Behave from now on; connections that were hurt stay so."""
+        self.delay_seconds = 0.0
+        self.bytes_per_second = self.cut_after_bytes = 0
+        self.swallow_to_target = self.swallow_to_client = self.refuses = False
+
     def cut(self) -> None:
         """Reset all connections that are open now."""
         for writer in list(self._writers):
-            raw = writer.get_extra_info("socket")
-            if raw is not None:
-                with contextlib.suppress(OSError):
-                    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            writer.transport.abort()
+            _reset(writer)
+            self.disturbed += 1
+
+    def half_close(self) -> None:
+        """Say the end of what is sent to each side, while the other way stays open."""
+        for writer in list(self._writers):
+            with contextlib.suppress(OSError, RuntimeError):
+                writer.write_eof()
+                self.disturbed += 1
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refuses:
-            writer.transport.abort()
+            self.disturbed += 1
+            _reset(writer)
             return
         try:
-            target_reader, target_writer = await asyncio.open_connection(*self._target)
-        except OSError:
-            writer.transport.abort()
+            target_reader, target_writer = await self._connect()
+        except (OSError, TimeoutError):
+            _reset(writer)
             return
         self._writers |= {writer, target_writer}
-        for source, sink, to_target in ((reader, target_writer, True), (target_reader, writer, False)):
-            task = asyncio.create_task(self._pass_on(source, sink, to_target=to_target))
+        for source, sink, other, to_target in (
+            (reader, target_writer, writer, True),
+            (target_reader, writer, target_writer, False),
+        ):
+            task = asyncio.create_task(self._pass_on(source, sink, other, to_target=to_target))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, to_target: bool) -> None:
-        with contextlib.suppress(OSError):
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        for _ in self._targets:
+            host, port = self._targets[self._turn % len(self._targets)]
+            self._turn += 1
+            with contextlib.suppress(OSError, TimeoutError):
+                return await asyncio.wait_for(asyncio.open_connection(host, port), CONNECT_SECONDS_MAX)
+        raise OSError("no target answers")
+
+    async def _pass_on(
+        self,
+        source: asyncio.StreamReader,
+        sink: asyncio.StreamWriter,
+        other: asyncio.StreamWriter,
+        *,
+        to_target: bool,
+    ) -> None:
+        # What was swallowed is missing for ever: as with a real black hole, such a connection never works again.
+        is_spoiled = False
+        with contextlib.suppress(OSError, RuntimeError):
             while chunk := await source.read(CHUNK_BYTES):
                 if self.delay_seconds:
+                    self.disturbed += 1
                     await asyncio.sleep(self.delay_seconds)
-                if not (self.swallow_to_target if to_target else self.swallow_to_client):
+                if self.swallow_to_target if to_target else self.swallow_to_client:
+                    self.disturbed += 1
+                    is_spoiled = True
+                elif is_spoiled or self._is_spent(sink, len(chunk)):
+                    _reset(sink)
+                    _reset(other)
+                elif self.bytes_per_second:
+                    await self._trickle(sink, chunk)
+                else:
                     sink.write(chunk)
                     await sink.drain()
         self._writers.discard(sink)
+        self._left.pop(sink, None)
         sink.close()
+
+    async def _trickle(self, sink: asyncio.StreamWriter, chunk: bytes) -> None:
+        """Pass a chunk on in tenths of a second, until the throttle is taken away."""
+        self.disturbed += 1
+        while chunk:
+            step = max(1, self.bytes_per_second // 10) if self.bytes_per_second else len(chunk)
+            sink.write(chunk[:step])
+            await sink.drain()
+            chunk = chunk[step:]
+            if chunk and self.bytes_per_second:
+                await asyncio.sleep(0.1)
+
+    def _is_spent(self, sink: asyncio.StreamWriter, size: int) -> bool:
+        if not self.cut_after_bytes:
+            self._left.pop(sink, None)
+            return False
+        left = self._left.get(sink, self.cut_after_bytes) - size
+        self._left[sink] = left
+        self.disturbed += left <= 0
+        return left <= 0
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    raw = writer.get_extra_info("socket")
+    if raw is not None:
+        with contextlib.suppress(OSError):
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()

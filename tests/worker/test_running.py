@@ -79,7 +79,7 @@ MODULE = """
     def process_error() -> None:
         raise ValueError("from far away")
 
-    @worker.job("process_hangs", executor="process", timeout=timedelta(seconds=0.5))
+    @worker.job("process_hangs", executor="process", timeout=timedelta(seconds=4))  # starting one takes a while
     def process_hangs() -> None:
         Path("pid").write_text(str(os.getpid()))
         time.sleep(600)
@@ -254,6 +254,30 @@ async def test_a_cut_connection_is_opened_again_and_nothing_runs_twice(
 
     assert ["succeeded"] == rest.history(job_id)
     assert "run\n" == (tmp_path / "runs").read_text()
+
+
+async def test_a_worker_that_could_not_renew_stops_before_the_server_gives_the_job_away(
+    server: RunningServer, rest: Rest, tmp_path: Path
+) -> None:
+    host, _, port = server.grpc_address.partition(":")
+    async with Proxy(host, int(port)) as proxy:
+        with start_worker(server, MODULE, tmp_path, environment={"QUORRA_GRPC_ADDR": proxy.address}):
+            job_id = rest.submit("hangs")
+
+            async def runs() -> bool:
+                return bool(rest.job(job_id)["status"] == "processing")
+
+            await eventually(runs, "it runs")
+            proxy.swallow_to_target = proxy.swallow_to_client = proxy.refuses = True
+
+            async def is_stopped() -> bool:
+                return (tmp_path / "stopped").exists()
+
+            await eventually(is_stopped, "the handler is cancelled")
+            status = rest.job(job_id)["status"]
+
+    assert "lost" == (tmp_path / "stopped").read_text()
+    assert "processing" == status
 
 
 def test_a_second_sigterm_hurries(server: RunningServer, rest: Rest, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a handler is given beside its payload."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -65,6 +66,7 @@ class Context(Generic[Deps]):
         self._job: Job | None = None
         self._extra_seconds = 0.0
         self._recorded: pb.Succeeded | None = None
+        self._positions = itertools.count(1)
         self.limit: asyncio.Timeout | None = None
         self.deps = deps
         self.log = logging.LoggerAdapter(
@@ -104,7 +106,8 @@ class Context(Generic[Deps]):
 
     def log_line(self, message: str, level: str = "info") -> None:
         """Add a line to the job's log, which people read beside its history."""
-        self._tell(pb.Reports(logs=[pb.LogLine(lease_id=self._message.lease_id, level=level, message=message)]))
+        line = pb.LogLine(lease_id=self._message.lease_id, level=level, message=message, position=next(self._positions))
+        self._tell(pb.Reports(logs=[line]))
 
     def extend(self, more: timedelta) -> None:
         """Let this run take longer than its timeout says, by so much; without a timeout there is nothing to extend.

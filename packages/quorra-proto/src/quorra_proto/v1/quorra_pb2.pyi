@@ -775,10 +775,13 @@ class LogLine(_message.Message):
     LEVEL_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     AGO_MS_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     level: _builtins.str
     message: _builtins.str
     ago_ms: _builtins.int
+    position: _builtins.int
+    """Numbers the lines of one run from 1, so that repeating one is harmless; 0 lets the server count on this stream."""
     def __init__(
         self,
         *,
@@ -786,10 +789,11 @@ class LogLine(_message.Message):
         level: _builtins.str = ...,
         message: _builtins.str = ...,
         ago_ms: _builtins.int = ...,
+        position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ago_ms", b"ago_ms", "lease_id", b"lease_id", "level", b"level", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ago_ms", b"ago_ms", "lease_id", b"lease_id", "level", b"level", "message", b"message", "position", b"position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,6 +1,7 @@
 """Connections to PostgreSQL, and the only place that knows the driver's errors."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -61,6 +62,7 @@ CUT = (
     asyncpg.CrashShutdownError,
     asyncpg.QueryCanceledError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     OSError,
     TimeoutError,
 )
@@ -215,6 +217,10 @@ class Pool:
             self.waiting -= 1
         try:
             yield connection
+        except asyncpg.InternalClientError:
+            # The driver lost track of the conversation: whoever got this connection next would meet the same.
+            connection.terminate()
+            raise
         finally:
             await self._release(connection)
 
@@ -223,8 +229,9 @@ class Pool:
         try:
             await self._pool.release(connection)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            # The connection is broken; the pool opens another one for the next caller.
-            connection.terminate()
+            # The connection is broken; the pool opens another one for the next caller. It may have ended it itself.
+            with contextlib.suppress(asyncpg.InterfaceError):
+                connection.terminate()
 
     async def _translated(self, error: Exception) -> Exception:
         if isinstance(error, asyncpg.ReadOnlySQLTransactionError) and self._pool is not None:

@@ -1,12 +1,12 @@
 """What is kept of a job's past: its attempts, and what its handlers said while they ran."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from quorra_server.domain.job import Attempt
+from quorra_server.domain.job import Attempt, LeaseId
 from quorra_server.domain.states import OutcomeKind
 from quorra_server.storage.database import Executor
 from quorra_server.storage.statements import statement
@@ -20,9 +20,8 @@ LIST_LOGS = statement("list_logs")
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What a handler said of its run; None leaves what was said before."""
+    """What a handler said of its job; None leaves what was said before."""
 
-    job_id: UUID
     checkpoint: str | None = None
     progress_done: int | None = None
     progress_total: int | None = None
@@ -32,8 +31,7 @@ class Note:
 class LogLine(NamedTuple):
     """A line that a handler logged; `position` numbers the lines of one attempt from 1."""
 
-    job_id: UUID
-    batch: int
+    lease: LeaseId
     position: int
     ago_ms: int
     level: str
@@ -56,26 +54,45 @@ async def list_history(executor: Executor, job_id: UUID) -> list[Attempt]:
     return [Attempt(**{**dict(row.items()), "kind": OutcomeKind(row["kind"])}) for row in rows]
 
 
-async def note_progress(executor: Executor, notes: Sequence[Note]) -> None:
-    """Keep progress and checkpoints; at most one note for each job."""
+async def note_progress(executor: Executor, principal: str, notes: Mapping[LeaseId, Note]) -> None:
+    """Keep progress and checkpoints, at most one note for each job; leases that are over are passed by."""
     await executor.fetch(
         NOTE_PROGRESS,
-        [note.job_id for note in notes],
-        [note.checkpoint for note in notes],
-        [note.progress_done for note in notes],
-        [note.progress_total for note in notes],
-        [note.progress_note for note in notes],
+        principal,
+        *_lease_columns(notes),
+        [note.checkpoint for note in notes.values()],
+        [note.progress_done for note in notes.values()],
+        [note.progress_total for note in notes.values()],
+        [note.progress_note for note in notes.values()],
+    )
+
+
+def _lease_columns(leases: Iterable[LeaseId]) -> tuple[list[int], list[UUID], list[int], list[UUID]]:
+    held = list(leases)
+    return (
+        [lease.batch for lease in held],
+        [lease.secret for lease in held],
+        [lease.ordinal for lease in held],
+        [lease.job_id for lease in held],
     )
 
 
 async def find_notes(executor: Executor, job_ids: Sequence[UUID]) -> dict[UUID, Note]:
     """Read what handlers said of jobs."""
-    return {row["job_id"]: Note(*row) for row in await executor.fetch(FIND_NOTES, job_ids)}
+    return {row["job_id"]: Note(*tuple(row)[1:]) for row in await executor.fetch(FIND_NOTES, job_ids)}
 
 
-async def append_logs(executor: Executor, lines: Sequence[LogLine]) -> None:
-    """Append log lines; repeating is harmless."""
-    await executor.fetch(APPEND_LOGS, *(list(values) for values in zip(*lines, strict=True)))
+async def append_logs(executor: Executor, principal: str, lines: Sequence[LogLine]) -> None:
+    """Append log lines; repeating is harmless, and lines of leases that are over are passed by."""
+    await executor.fetch(
+        APPEND_LOGS,
+        principal,
+        *_lease_columns(line.lease for line in lines),
+        [line.position for line in lines],
+        [line.ago_ms for line in lines],
+        [line.level for line in lines],
+        [line.message for line in lines],
+    )
 
 
 async def list_logs(executor: Executor, job_id: UUID, *, limit: int) -> list[KeptLogLine]:

@@ -17,16 +17,16 @@ import grpc
 import structlog
 from quorra_proto.v1 import quorra_pb2 as pb
 
-from quorra_server.domain.errors import InvalidRequest, PayloadTooLarge, QuorraError
+from quorra_server.domain.errors import InvalidRequest, QuorraError
 from quorra_server.domain.job import LeaseBatch, Report
 from quorra_server.domain.states import OutcomeKind
 from quorra_server.services import Services
 from quorra_server.services.dispatch import Stream, Subscription
 from quorra_server.services.lease_ids import decode_lease_id
-from quorra_server.storage import history, leases
+from quorra_server.storage import leases
 from quorra_server.storage.database import Database
-from quorra_server.storage.history import LogLine, Note
 from quorra_server.transports.grpc import convert
+from quorra_server.transports.grpc.notes import Notes
 
 log = structlog.get_logger(__name__)
 
@@ -34,8 +34,6 @@ PINGS_MISSED_MAX = 3
 # A worker that does not read is dropped before its unread messages fill the memory.
 UNSENT_MESSAGES_MAX = 1_000
 JOBS_PER_MESSAGE = 500
-LOG_CHARACTERS_MAX = 4 * 1024
-LOG_LINES_PER_ATTEMPT_MAX = 1_000
 SETTLE_TRIES_PAUSE_SECONDS = (0.05, 0.5)
 
 Context = grpc.aio.ServicerContext[pb.WorkerMessage, pb.ServerMessage]
@@ -71,7 +69,7 @@ class WorkStream:
         self._tasks: set[asyncio.Task[None]] = set()
         self._next_receipt = 0
         self._answered: set[int] = set()
-        self._log_positions: dict[tuple[int, int], int] = defaultdict(int)
+        self._notes = Notes(database.fast, terms.worker, terms.principal)
         self.stream = Stream(
             worker=terms.worker,
             principal=terms.principal,
@@ -189,7 +187,7 @@ class WorkStream:
         for extension in message.extended:
             self._track(self._extend(extension))
         if message.progress or message.checkpoints or message.logs:
-            self._track(self._keep_notes(message))
+            self._notes.keep(message)
         self._track(self._settle(message.sequence, reports, refused))
 
     def _track(self, work: Coroutine[Any, Any, None]) -> None:
@@ -199,6 +197,7 @@ class WorkStream:
 
     async def _settle(self, sequence: int, reports: list[Report], refused: list[pb.Refused]) -> None:
         """Settle one message's outcomes, however long the database is away, and then send its receipt."""
+        await self._notes.kept()
         pause = SETTLE_TRIES_PAUSE_SECONDS[0]
         while reports:
             try:
@@ -240,6 +239,7 @@ class WorkStream:
             self._unsettled[batch] -= count
             if self._unsettled[batch] <= 0:
                 del self._unsettled[batch], self._queue_of_batch[batch]
+                self._notes.forget(batch)
 
     def _receipt(self, sequence: int, refused: Sequence[pb.Refused]) -> None:
         """Send a receipt up to the last message before which none is open: a receipt covers all earlier ones."""
@@ -248,50 +248,6 @@ class WorkStream:
             self._answered.discard(self._next_receipt)
             self._next_receipt += 1
         self._send(pb.ServerMessage(receipts=pb.Receipts(sequence=self._next_receipt - 1, refused=refused)))
-
-    async def _keep_notes(self, message: pb.Reports) -> None:
-        notes: dict[object, Note] = {}
-        lines: list[LogLine] = []
-        # What cannot be read is not kept; it decides nothing.
-        with contextlib.suppress(InvalidRequest, PayloadTooLarge):
-            for entry in message.progress:
-                lease = decode_lease_id(entry.lease_id)
-                notes[lease.job_id] = Note(
-                    lease.job_id,
-                    progress_done=entry.done,
-                    progress_total=entry.total,
-                    progress_note=convert.readable(entry.note),
-                )
-            for point in message.checkpoints:
-                lease = decode_lease_id(point.lease_id)
-                said = notes.get(lease.job_id, Note(lease.job_id))
-                notes[lease.job_id] = Note(
-                    lease.job_id,
-                    convert.json_text(point.value, "checkpoint"),
-                    said.progress_done,
-                    said.progress_total,
-                    said.progress_note,
-                )
-            lines = self._log_lines(message.logs)
-        try:
-            if notes:
-                await history.note_progress(self._database.main, list(notes.values()))
-            if lines:
-                await history.append_logs(self._database.main, lines)
-        except QuorraError as error:
-            log.warning("notes_not_kept", worker=self._terms.worker, error=error.message)
-
-    def _log_lines(self, entries: Sequence[pb.LogLine]) -> list[LogLine]:
-        lines = []
-        for entry in entries:
-            lease = decode_lease_id(entry.lease_id)
-            self._log_positions[lease.batch, lease.ordinal] += 1
-            position = self._log_positions[lease.batch, lease.ordinal]
-            if position <= LOG_LINES_PER_ATTEMPT_MAX:
-                text = convert.readable(entry.message)[:LOG_CHARACTERS_MAX]
-                ago_ms, level = convert.milliseconds(entry.ago_ms), convert.readable(entry.level)[:20]
-                lines.append(LogLine(lease.job_id, lease.batch, position, ago_ms, level, text))
-        return lines
 
     async def _finish_reports(self) -> None:
         """Answer what was reported before the worker closed its side."""

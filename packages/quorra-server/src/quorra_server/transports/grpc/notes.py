@@ -1,0 +1,94 @@
+"""What handlers say while they run - progress, checkpoints, log lines - kept beside their jobs."""
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Sequence
+
+import structlog
+from quorra_proto.v1 import quorra_pb2 as pb
+
+from quorra_server.domain.errors import InvalidRequest, PayloadTooLarge, QuorraError
+from quorra_server.domain.job import LeaseId
+from quorra_server.services.lease_ids import decode_lease_id
+from quorra_server.storage import history
+from quorra_server.storage.database import Pool
+from quorra_server.storage.history import LogLine, Note
+from quorra_server.transports.grpc import convert
+
+log = structlog.get_logger(__name__)
+
+LOG_CHARACTERS_MAX = 4 * 1024
+LOG_LINES_PER_ATTEMPT_MAX = 1_000
+
+
+class Notes:
+    """Keeps what is said on one stream."""
+
+    def __init__(self, pool: Pool, worker: str, principal: str) -> None:
+        """Take where to write, and who speaks: a lease hears its own principal only."""
+        self._pool = pool
+        self._worker = worker
+        self._principal = principal
+        self._writes: set[asyncio.Task[None]] = set()
+        self._lines: dict[int, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+
+    def keep(self, message: pb.Reports) -> None:
+        """Begin to write what a message says; what cannot be read is not kept, for it decides nothing."""
+        notes: dict[LeaseId, Note] = {}
+        lines: list[LogLine] = []
+        with contextlib.suppress(InvalidRequest, PayloadTooLarge):
+            notes = _notes(message)
+            lines = self._log_lines(message.logs)
+        write = asyncio.create_task(self._write(notes, lines))
+        self._writes.add(write)
+        write.add_done_callback(self._writes.discard)
+
+    async def kept(self) -> None:
+        """Wait until what was said is written: once its run has ended, a lease is heard no more."""
+        if self._writes:
+            await asyncio.wait(list(self._writes))
+
+    def forget(self, batch: int) -> None:
+        """Forget a lease batch all of whose runs ended."""
+        self._lines.pop(batch, None)
+
+    async def _write(self, notes: dict[LeaseId, Note], lines: list[LogLine]) -> None:
+        try:
+            if notes:
+                await history.note_progress(self._pool, self._principal, notes)
+            if lines:
+                await history.append_logs(self._pool, self._principal, lines)
+        except QuorraError as error:
+            log.warning("notes_not_kept", worker=self._worker, error=error.message)
+
+    def _log_lines(self, entries: Sequence[pb.LogLine]) -> list[LogLine]:
+        lines = []
+        for entry in entries:
+            lease = decode_lease_id(entry.lease_id)
+            position = entry.position or self._next_position(lease)
+            if 0 < position <= LOG_LINES_PER_ATTEMPT_MAX:
+                text = convert.readable(entry.message)[:LOG_CHARACTERS_MAX]
+                ago_ms, level = convert.milliseconds(entry.ago_ms), convert.readable(entry.level)[:20]
+                lines.append(LogLine(lease, position, ago_ms, level, text))
+        return lines
+
+    def _next_position(self, lease: LeaseId) -> int:
+        """Number a line of a worker that does not number them itself."""
+        of_batch = self._lines[lease.batch]
+        of_batch[lease.ordinal] += 1
+        return of_batch[lease.ordinal]
+
+
+def _notes(message: pb.Reports) -> dict[LeaseId, Note]:
+    notes: dict[LeaseId, Note] = {}
+    for entry in message.progress:
+        notes[decode_lease_id(entry.lease_id)] = Note(
+            progress_done=entry.done, progress_total=entry.total, progress_note=convert.readable(entry.note)
+        )
+    for point in message.checkpoints:
+        lease = decode_lease_id(point.lease_id)
+        said = notes.get(lease, Note())
+        checkpoint = convert.json_text(point.value, "checkpoint")
+        notes[lease] = Note(checkpoint, said.progress_done, said.progress_total, said.progress_note)
+    return notes

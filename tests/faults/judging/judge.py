@@ -1,0 +1,527 @@
+"""The judge: holds what clients were told against what PostgreSQL committed, and says passed, failed or unknown.
+
+    python -m tests.faults.judging.judge FOLDER
+
+A folder holds `*.jsonl` histories (clients, workers, faults) and, if the database could be watched, `oracle.bin`.
+"""
+
+import bisect
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.faults.judging.fold import CLOCK_SECONDS, EXAMPLES_MAX, Findings, Fold, Job
+from tests.faults.judging.pgoutput import read_transactions
+from tests.faults.judging.tables import lease_of
+
+TERMINAL = frozenset({"succeeded", "dead", "cancelled"})
+RECLAIM_SECONDS_MAX = 2.0
+# After such a fault the servers reconnect; only then is expiry measured.
+SETTLING_SECONDS = 3.0
+
+INVARIANTS = {
+    "I1": "every accepted submission exists",
+    "I2": "every job has a submission",
+    "I3": "one terminal transition per life; replay opens a new one",
+    "I4": "an accepted outcome's lease was current; one per lease, one success per life",
+    "I5": "a refused report changed nothing, an accepted one did",
+    "I6": "leases of a job never overlap",
+    "I7": "attempts = starts <= max_retries + 1, never falling; deliveries bounded",
+    "I8": "leased at or after run_at",
+    "I9": "one lease reply is in order",
+    "I10": "the next run_at follows the formula",
+    "I11": "one job per schedule tick",
+    "I12": "one live job per unique key",
+    "I13": "one idempotency key, one id",
+    "I14": "only legal moves",
+    "I15": "after quiet, gauges equal counts",
+    "I16": "after healing every runnable job ended; nothing leased past expiry + 2 s",
+    "I17": "a lease grows only by its holder, while it lives",
+    "I18": "GET after 201 finds the job on any node",
+    "I19": "each observer saw a path of the state graph",
+    "I20": "conservation: a job is in exactly one place",
+    "I21": "one audit entry per admin change",
+    "I22": "modes C and D: one effect exactly when succeeded",
+    "I23": "no secret in any output",
+    "I24": "pages have no gap and no double",
+    "credit": "no stream is sent more jobs than its credit",
+    "stop": "who is told to stop does",
+    "retry": "no error beyond the documented retry rule",
+}
+NOT_APPLICABLE = {
+    "I11": "schedules are not part of this product yet",
+    "I21": "audit entries are not part of this product yet",
+    "I22": "no handler of the run writes in the jobs' database; tests/worker/test_sql.py has a ledger",
+}
+OUTSIDE_ONLY = "only the database's own log can show it, and this run had none"
+
+
+@dataclass(slots=True)
+class Quotas:
+    """How much must have happened before a run may be called passed."""
+
+    reclaims: int = 100
+    refused: int = 50
+    ambiguous: int = 20
+    restarts: int = 20
+    jobs: int = 10_000
+    faults: int = 20
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What came out."""
+
+    verdict: str = "unknown"
+    why: list[str] = field(default_factory=list)
+    checked: dict[str, int] = field(default_factory=dict)
+    broken: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    not_applicable: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    recovery: dict[str, dict[str, float]] = field(default_factory=dict)
+    hits: dict[str, int] = field(default_factory=dict)
+
+
+class Judge:
+    """Judges one folder."""
+
+    def __init__(self, folder: Path, quotas: Quotas) -> None:
+        """Take where the histories are and what must have happened."""
+        self.folder = folder
+        self.quotas = quotas
+        self.findings = Findings()
+        self.fold = Fold(self.findings)
+        self.has_oracle = (folder / "oracle.bin").exists()
+        self.counts: dict[str, int] = defaultdict(int)
+        self.tokens: set[str] = set()
+        self.answered: dict[str, dict[str, Any]] = {}
+        self.handled: dict[str, set[str]] = {"started": set(), "returned": set(), "raised": set()}
+        self.operated: dict[str, set[str]] = defaultdict(set)
+        self.faults: list[dict[str, Any]] = []
+        self.job_of_key: dict[str, str] = {}
+        self.quiet_reclaims: list[float] = []
+        self.oks: list[float] = []
+        self.returns: list[tuple[str, float]] = []
+
+    def judge(self) -> Verdict:
+        """Read everything and decide."""
+        if self.has_oracle:
+            self.fold.play(read_transactions(self.folder / "oracle.bin"))
+        for path in sorted(self.folder.glob("*.jsonl")):
+            self._read(path)
+        if self.has_oracle:
+            self._check_submissions()
+            self._check_outcomes()
+            self._check_end()
+        self._check_reclaims()
+        return self._verdict()
+
+    # Histories.
+
+    def _read(self, path: Path) -> None:
+        invoked: dict[str, dict[str, Any]] = {}
+        seen: dict[str, dict[str, Any]] = {}
+        for line in _lines(path):
+            event = line["event"]
+            reader = getattr(self, f"_on_{event}", None)
+            if event == "invoke":
+                invoked[line["call"]] = line
+                self._on_invoke(line)
+            elif event in ("ok", "fail"):
+                self._on_answer(invoked.pop(line["call"], {}), line)
+            elif event == "seen":
+                self._on_seen(seen.get(line["job"]), line)
+                seen[line["job"]] = line
+            elif reader is not None:
+                reader(line)
+
+    def _on_invoke(self, line: dict[str, Any]) -> None:
+        what = line["what"]
+        if what == "submit":
+            self.tokens.update(token for _, token in line["jobs"])
+        elif what in ("cancel", "retry"):
+            self.operated[what].add(line["job"])
+        elif what == "replay":
+            self.operated[what].update(line["jobs"])
+
+    def _on_answer(self, invoke: dict[str, Any], line: dict[str, Any]) -> None:
+        what, status = line["what"], line["status"]
+        if line["event"] == "fail":
+            self._check_failure(what, status, line)
+            return
+        if what == "submit":
+            self.oks.append(line["at"])
+            self._on_submitted(invoke, line)
+        elif what == "cancel":
+            self.counts["cancelled by an operator"] += 1
+            job = self.fold.jobs.get(invoke["job"])
+            if self.has_oracle:
+                self.findings.check(
+                    "I5",
+                    job is not None and job.ended == "cancelled",
+                    f"job {invoke['job']} was cancelled, says its answer",
+                )
+
+    def _check_failure(self, what: str, status: int, line: dict[str, Any]) -> None:
+        # A move that is not legal now, or a unique key that changes hands, is an answer; anything else is an error.
+        allowed = status == 409 and (what in ("cancel", "retry") or line["code"] == "conflict")
+        self.findings.check("retry", allowed, f"{what} was answered with {status} {line.get('code', '')}")
+
+    def _on_submitted(self, invoke: dict[str, Any], line: dict[str, Any]) -> None:
+        key = invoke.get("key")
+        self.findings.checked["retry"] += 1
+        for (_, token), (job_id, existing) in zip(invoke["jobs"], line["jobs"], strict=True):
+            self.counts["accepted"] += 1
+            self.counts["existing"] += existing
+            self.answered[job_id] = {
+                "token": token,
+                "merged": bool(invoke.get("is_merged")),
+                "unique_key": invoke.get("unique_key"),
+            }
+            if key is not None:
+                before = self.job_of_key.setdefault(key, job_id)
+                self.findings.check("I13", before == job_id, f"key {key} has jobs {before} and {job_id}")
+
+    def _check_merge(self, job_id: str, invoked_at: float) -> None:
+        """A submission may be merged into a job that lives, never into one that was over: that would lose work."""
+        job = self.fold.jobs.get(job_id)
+        ended_at = job.ended_at if job is not None else None
+        lived = ended_at is None or ended_at > invoked_at - CLOCK_SECONDS
+        self.findings.check("I12", lived, f"a submission was merged into job {job_id}, which had ended")
+
+    def _on_unknown(self, line: dict[str, Any]) -> None:
+        self.counts["ambiguous"] += line.get("what") == "submit"
+
+    def _on_refused(self, line: dict[str, Any]) -> None:
+        self.counts["turned away, repeated"] += 1
+
+    def _on_read_back(self, line: dict[str, Any]) -> None:
+        if line["status"] in (200, 404):
+            self.findings.check("I18", line["status"] == 200, f"job {line['job']} was accepted and is not found")
+
+    def _on_seen(self, before: dict[str, Any] | None, line: dict[str, Any]) -> None:
+        if before is None:
+            return
+        same_life = before["generation"] == line["generation"]
+        legal = line["generation"] >= before["generation"]
+        if same_life:
+            legal = legal and line["attempts"] >= before["attempts"] - (line["state"] not in TERMINAL)
+            legal = legal and (before["state"] not in TERMINAL or line["state"] == before["state"])
+        else:
+            legal = legal and before["state"] not in ("succeeded", "cancelled")
+        self.findings.check("I19", legal, f"job {line['job']} was seen as {before['state']}, then as {line['state']}")
+
+    def _on_started(self, line: dict[str, Any]) -> None:
+        self.handled["started"].add(line["lease"])
+
+    def _on_returned(self, line: dict[str, Any]) -> None:
+        self.handled["returned"].add(line["lease"])
+
+    def _on_raised(self, line: dict[str, Any]) -> None:
+        self.handled["raised"].add(line["lease"])
+
+    def _on_plain_leased(self, line: dict[str, Any]) -> None:
+        self.handled["started"].add(line["lease"])
+
+    def _on_plain_reports(self, line: dict[str, Any]) -> None:
+        if not line["forged"]:
+            self.handled["returned" if line["kind"] == "succeeded" else "raised"].add(line["lease"])
+
+    def _on_plain_told(self, line: dict[str, Any]) -> None:
+        answer = line["answer"]
+        if line["forged"]:
+            self.findings.check("I5", answer != "acknowledged", f"a forged report of {line['lease']} was acknowledged")
+        if answer in ("lease_lost", "already_settled"):
+            self.counts["refused"] += 1
+        elif answer != "acknowledged":
+            return
+        if not self.has_oracle or line["forged"]:
+            return
+        job, batch = lease_of(line["lease"])
+        outcome = self.fold.outcomes.get((job, batch))
+        decided = outcome is not None and outcome.kind == line["kind"]
+        if answer == "acknowledged":
+            self.findings.check(
+                "I5",
+                decided,
+                f"the report {line['kind']} of {line['lease']} was acknowledged and is {outcome and outcome.kind}",
+            )
+        else:
+            self.findings.check(
+                "I5", not decided, f"the report {line['kind']} of {line['lease']} was refused ({answer}) and counts"
+            )
+
+    def _on_plain_renewed(self, line: dict[str, Any]) -> None:
+        if line["forged"]:
+            self.findings.check("I17", not line["kept"], f"the forged lease {line['lease']} was renewed")
+
+    def _on_fault(self, line: dict[str, Any]) -> None:
+        self.faults.append(line)
+
+    def _on_credit(self, line: dict[str, Any]) -> None:
+        few = line["received"] <= line["granted"]
+        self.findings.check("credit", few, f"{line['received']} jobs came for a credit of {line['granted']}")
+
+    def _on_hung(self, line: dict[str, Any]) -> None:
+        self.findings.check("stop", False, f"{line['what']} did not end within {line['seconds']:g} s of its signal")
+
+    def _on_restart(self, line: dict[str, Any]) -> None:
+        self.findings.checked["stop"] += line["what"] in ("server", "worker")
+        self.counts["restarts"] += 1
+        self.counts[f"restarts of {line['what']}"] += 1
+
+    def _on_returned_service(self, line: dict[str, Any]) -> None:
+        self.returns.append((line["what"], line["at"]))
+
+    def _on_secrets(self, line: dict[str, Any]) -> None:
+        self.findings.checked["I23"] += line["lines"]
+        if line["found"]:
+            self.findings.check("I23", False, f"secrets are in {line['found']}")
+
+    def _on_queues_told(self, line: dict[str, Any]) -> None:
+        """Take what `GET /v1/queues` says after the run has come to rest."""
+        if not self.has_oracle:
+            return
+        real = Counter((job.submission.queue, _state(job)) for job in self.fold.jobs.values())
+        told = {(entry["queue"], entry["status"]): entry["count"] for entry in line["queues"]}
+        for key in sorted({*real, *told}):
+            is_right = told.get(key, 0) == real[key]
+            self.findings.check("I15", is_right, f"{key[1]} in {key[0]}: told {told.get(key, 0)}, real {real[key]}")
+
+    def _on_listed(self, line: dict[str, Any]) -> None:
+        """Take all ids of a list, page after page, read after the run has come to rest."""
+        ids, state = line["jobs"], line["state"]
+        self.findings.check(
+            "I24", len(ids) == len(set(ids)), f"{len(ids) - len(set(ids))} {state} jobs are listed twice"
+        )
+        if self.has_oracle:
+            gaps = {job_id for job_id, job in self.fold.jobs.items() if _state(job) == state} ^ set(ids)
+            self.findings.check("I24", not gaps, f"the list of {state} jobs differs in {sorted(gaps)[:3]}")
+
+    def _on_final(self, line: dict[str, Any]) -> None:
+        """Take the state of one accepted job after the run, as REST tells it (runs without an oracle)."""
+        job = line["job"]
+        self.findings.check("I1", line["state"] != "missing", f"job {job} was accepted and is not there")
+        self.findings.check(
+            "I16",
+            line["state"] in TERMINAL or line["state"] == "missing",
+            f"job {job} is {line['state']} after healing",
+        )
+        self.counts["lost"] += line["state"] == "missing"
+
+    # The oracle.
+
+    def _check_submissions(self) -> None:
+        for job_id, told in self.answered.items():
+            job = self.fold.jobs.get(job_id)
+            if not self.findings.check("I1", job is not None, f"job {job_id} was accepted and is not there"):
+                self.counts["lost"] += 1
+                continue
+            assert job is not None
+            same = (
+                job.submission.unique_key == told["unique_key"]
+                if told["merged"]
+                else job.submission.token == told["token"]
+            )
+            self.findings.check("I1", same, f"job {job_id} is another one than was submitted")
+        for token, job_ids in self.fold.by_token.items():
+            self.findings.check("I2", token in self.tokens, f"job {job_ids[0]} was never submitted")
+            if not self.findings.check("I13", len(job_ids) == 1, f"one submission made the jobs {job_ids}"):
+                self.counts["doubled"] += 1
+
+    def _check_outcomes(self) -> None:
+        started, returned, raised = (_leases(self.handled[name]) for name in ("started", "returned", "raised"))
+        for (job_id, batch), outcome in self.fold.outcomes.items():
+            lease, check = (job_id, batch), self.findings.check
+            if outcome.kind == "succeeded":
+                check("I5", lease in returned, f"job {job_id} succeeded, and no handler returned")
+            elif outcome.kind == "failed":
+                check("I5", lease in raised, f"job {job_id} failed, and no handler raised")
+            elif outcome.kind == "cancelled":
+                by_operator = job_id in self.operated["cancel"]
+                check("I14", by_operator or lease in raised, f"job {job_id} was cancelled by nobody")
+            if outcome.kind == "expired" and outcome.started_at is not None and not outcome.worker.startswith("plain"):
+                check("I7", lease in started, f"job {job_id} was charged for a run that never started")
+            if outcome.generation > 1:
+                lived_again = job_id in self.operated["replay"] or job_id in self.operated["retry"]
+                check("I3", lived_again, f"job {job_id} lives again, and nobody replayed it")
+            if (
+                outcome.kind == "succeeded"
+                and outcome.result
+                and outcome.worker
+                and not outcome.worker.startswith("plain")
+            ):
+                result = json.loads(outcome.result)
+                check("I5", lease_of(result["lease"]) == lease, f"job {job_id} has the result of another run")
+
+    def _check_end(self) -> None:
+        for job_id, job in self.fold.jobs.items():
+            if not self.findings.check("I16", job.ended is not None, f"job {job_id} has not ended: {_where(job)}"):
+                self.counts["stuck"] += 1
+
+    def _check_reclaims(self) -> None:
+        held_up = [(fault["began"], fault["ended"] + SETTLING_SECONDS) for fault in self.faults if fault["holds_up"]]
+        quiet = []
+        for reclaim in self.fold.reclaims:
+            until = reclaim.expires_at + RECLAIM_SECONDS_MAX
+            if any(began <= until and reclaim.expires_at <= ended for began, ended in held_up):
+                continue
+            late = reclaim.ended_at - reclaim.expires_at
+            quiet.append(late)
+            self.findings.check(
+                "I16",
+                late <= RECLAIM_SECONDS_MAX,
+                f"a lease was reclaimed {late:.2f} s after its end at {reclaim.expires_at:.3f}",
+            )
+        self.quiet_reclaims = quiet
+
+    # The end.
+
+    def _verdict(self) -> Verdict:
+        findings = self.findings
+        verdict = Verdict(
+            checked={name: findings.checked[name] for name in INVARIANTS if findings.checked[name]},
+            broken=dict(findings.broken),
+            examples={name: lines[:EXAMPLES_MAX] for name, lines in findings.examples.items()},
+            not_applicable=self._not_applicable(),
+            counts=self._counts(),
+            recovery=self._recovery(),
+            hits=self._hits(),
+        )
+        verdict.why = self._missing(verdict)
+        idle = [kind for kind, hits in verdict.hits.items() if not hits]
+        if findings.broken:
+            verdict.verdict = "failed"
+            verdict.why = [
+                f"{name} ({INVARIANTS[name]}) broken {count} times" for name, count in findings.broken.items()
+            ]
+        elif idle:
+            verdict.verdict = "failed"
+            verdict.why = [f"the fault {kind} never had an effect" for kind in idle]
+        elif not verdict.why:
+            verdict.verdict = "passed"
+        return verdict
+
+    def _not_applicable(self) -> dict[str, str]:
+        missing = {name for name in INVARIANTS if not self.findings.checked[name]}
+        default = "nothing in this run put it to the test" if self.has_oracle else OUTSIDE_ONLY
+        return {name: NOT_APPLICABLE.get(name, default) for name in INVARIANTS if name in missing}
+
+    def _counts(self) -> dict[str, int]:
+        kinds = self.fold.kinds
+        counts = {"lost": 0, "doubled": 0, **self.counts}
+        counts["jobs"] = len(self.fold.jobs) or len(self.answered)
+        counts["ended"] = sum(
+            kinds[kind] for kind in ("succeeded", "failed", "expired", "released", "snoozed", "cancelled")
+        )
+        counts.update({f"outcomes {kind}": count for kind, count in sorted(kinds.items())})
+        counts["reclaimed"] = len(self.fold.reclaims)
+        counts["recovered"] = sum(reclaim.leased_again_at is not None for reclaim in self.fold.reclaims)
+        counts["late"] = self.fold.late
+        counts["transactions"] = self.fold.transactions
+        counts["faults"] = sum(1 for fault in self.faults if fault["hits"])
+        return counts
+
+    def _missing(self, verdict: Verdict) -> list[str]:
+        counts, quotas = verdict.counts, self.quotas
+        have = {
+            "jobs": counts["jobs"],
+            "faults": counts["faults"],
+            "ambiguous": counts.get("ambiguous", 0),
+            "refused": counts.get("refused", 0),
+            "restarts": counts.get("restarts", 0),
+        }
+        if self.has_oracle:
+            have["reclaims"] = counts["reclaimed"]
+        return [
+            f"{name}: {count} of at least {getattr(quotas, name)}"
+            for name, count in have.items()
+            if count < max(1, getattr(quotas, name)) and (getattr(quotas, name) or name in ("jobs", "faults"))
+        ]
+
+    def _recovery(self) -> dict[str, dict[str, float]]:
+        recovery = {}
+        if self.fold.reclaims:
+            recovery["lease end to reclaim, s"] = _distribution(self.quiet_reclaims)
+            recovery["the same, with PostgreSQL or servers away"] = _distribution(
+                [reclaim.ended_at - reclaim.expires_at for reclaim in self.fold.reclaims]
+            )
+            again = [
+                reclaim.leased_again_at - max(reclaim.expires_at, reclaim.retry_at or 0.0)
+                for reclaim in self.fold.reclaims
+                if reclaim.leased_again_at is not None
+            ]
+            recovery["lease end (and back-off) to next lease, s"] = _distribution(again)
+        for what in sorted({what for what, _ in self.returns}):
+            recovery[f"{what} back to next accepted submission, s"] = _distribution(self._waits_after(what))
+        return {name: figures for name, figures in recovery.items() if figures}
+
+    def _waits_after(self, what: str) -> list[float]:
+        oks = sorted(self.oks)
+        waits = []
+        for name, at in self.returns:
+            place = bisect.bisect_left(oks, at)
+            if name == what and place < len(oks):
+                waits.append(oks[place] - at)
+        return waits
+
+    def _hits(self) -> dict[str, int]:
+        hits: dict[str, int] = defaultdict(int)
+        for fault in self.faults:
+            hits[fault["kind"]] += fault["hits"]
+        return dict(sorted(hits.items()))
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open() as file:
+        for line in file:
+            # A process that was killed may have left half a line.
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def _leases(texts: set[str]) -> set[tuple[str, str]]:
+    return {lease_of(text) for text in texts}
+
+
+def _state(job: Job) -> str:
+    if job.ended is not None:
+        return job.ended
+    return "pending" if job.waiting is not None else "leased"
+
+
+def _where(job: Job) -> str:
+    if job.waiting is not None:
+        return f"it waits until {job.waiting.run_at:.3f}"
+    if job.lease is not None:
+        return f"it is leased by {job.lease.worker} until {job.lease.expires_at:.3f}"
+    return "it is nowhere"
+
+
+def _distribution(values: list[float]) -> dict[str, float]:
+    if not values:
+        return {}
+    ordered = sorted(values)
+    return {
+        "count": len(ordered),
+        **{
+            f"p{share}": round(ordered[min(len(ordered) - 1, len(ordered) * share // 100)], 3) for share in (50, 95, 99)
+        },
+        "max": round(ordered[-1], 3),
+    }
+
+
+def main() -> int:
+    """Judge a folder and print the verdict as JSON."""
+    verdict = Judge(Path(sys.argv[1]), Quotas()).judge()
+    print(json.dumps(asdict(verdict), indent=2))
+    return 0 if verdict.verdict == "passed" else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

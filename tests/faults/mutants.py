@@ -1,0 +1,227 @@
+"""`hatch run mutants`: plant one bug after the other into a copy of the packages, and see which check catches it.
+
+    hatch run mutants
+    hatch run mutants --only settle-without-secret,lease-too-early
+
+A bug is a file in `planted/`: which text of which file to replace, what that breaks, and which checks ought to see it.
+The copy is put before the installed packages on PYTHONPATH; the work tree is never touched.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tests.support.services import postgres_service, redis_service
+
+ROOT = Path(__file__).resolve().parents[2]
+PLANTED = Path(__file__).parent / "planted"
+PAGE = ROOT / "docs" / "planted-bugs.md"
+PACKAGES = ("quorra-server", "quorra-worker-sdk")
+CHECK_SECONDS_MAX = 240
+# A check is a part of the tests, or a short fault run with some kinds.
+FAULT_RUN = "faults:"
+TAIL_CHARACTERS = 1_500
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A text to replace; it occurs once in its file."""
+
+    file: str
+    find: str
+    replace: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """One planted bug."""
+
+    name: str
+    breaks: str
+    checks: tuple[str, ...]
+    edits: tuple[Edit, ...]
+
+
+@dataclass(slots=True)
+class Caught:
+    """What became of a bug: the check that saw it, or none."""
+
+    bug: Bug
+    check: str | None
+    seconds: float
+    tail: str = ""
+
+
+def planted_bugs() -> list[Bug]:
+    """Return all planted bugs, by name."""
+    return [_bug(path) for path in sorted(PLANTED.glob("*.toml"))]
+
+
+def _bug(path: Path) -> Bug:
+    content = tomllib.loads(path.read_text())
+    edits = tuple(Edit(edit["file"], edit["find"], edit["replace"]) for edit in content["edits"])
+    return Bug(path.stem, content["breaks"], tuple(content["checks"]), edits)
+
+
+def inapplicable(bug: Bug, root: Path = ROOT) -> list[str]:
+    """Return why a bug cannot be planted into the code as it is; empty if it can."""
+    problems = []
+    for edit in bug.edits:
+        path = root / edit.file
+        count = path.read_text().count(edit.find) if path.exists() else 0
+        if count != 1:
+            problems.append(f"{bug.name}: the text occurs {count} times in {edit.file}: {edit.find!r}")
+        if edit.find == edit.replace:
+            problems.append(f"{bug.name}: the replacement changes nothing")
+    return problems
+
+
+def plant(bug: Bug, root: Path) -> None:
+    """Write a bug into a copy."""
+    for edit in bug.edits:
+        path = root / edit.file
+        path.write_text(path.read_text().replace(edit.find, edit.replace))
+
+
+@contextmanager
+def copy_of_packages() -> Iterator[Path]:
+    """Copy the packages' sources."""
+    with tempfile.TemporaryDirectory(prefix="quorra-mutants-") as folder:
+        for package in PACKAGES:
+            source = ROOT / "packages" / package / "src"
+            shutil.copytree(
+                source, Path(folder) / source.relative_to(ROOT), ignore=shutil.ignore_patterns("__pycache__")
+            )
+        yield Path(folder)
+
+
+def catch(bug: Bug, environment: dict[str, str]) -> Caught:
+    """Plant a bug and run its checks until one fails."""
+    began = time.monotonic()
+    tail = ""
+    with copy_of_packages() as copy:
+        plant(bug, copy)
+        for check in bug.checks:
+            is_good, tail = run_check(check, copy, environment)
+            if not is_good:
+                return Caught(bug, check, time.monotonic() - began, tail)
+    return Caught(bug, None, time.monotonic() - began, tail)
+
+
+def run_check(check: str, copy: Path, environment: dict[str, str]) -> tuple[bool, str]:
+    """Run one check on a copy; say whether it is content, and what it said last."""
+    paths = [str(copy / "packages" / package / "src") for package in PACKAGES]
+    settings = {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(paths)}
+    try:
+        done = subprocess.run(
+            _command(check),
+            cwd=ROOT,
+            env=settings,
+            capture_output=True,
+            text=True,
+            timeout=CHECK_SECONDS_MAX,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return False, f"not within {CHECK_SECONDS_MAX} s"
+    said = (done.stdout + done.stderr)[-TAIL_CHARACTERS:]
+    # An unknown verdict (3) proves nothing; pytest says 5 when it found no test.
+    if done.returncode in (3, 5) or (done.returncode not in (0, 1)):
+        raise RuntimeError(f"the check {check!r} could not be run ({done.returncode}): {said}")
+    return done.returncode == 0, said
+
+
+def _command(check: str) -> list[str]:
+    if check.startswith(FAULT_RUN):
+        kinds = check.removeprefix(FAULT_RUN)
+        options = ["--minutes", "0.4", "--rate", "150", "--seed", "1", "--quotas", "short", "--kinds", kinds]
+        return [sys.executable, "-m", "tests.faults", *options]
+    path, _, words = check.partition(" -k ")
+    return [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        path,
+        *(["-k", words] if words else []),
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Plant them all."""
+    parser = argparse.ArgumentParser(
+        prog="mutants", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", help="comma list of names")
+    parser.add_argument("--json", metavar="FILE", help="write what caught what here")
+    parser.add_argument("--docs", action="store_true", help=f"rewrite the table of {PAGE.relative_to(ROOT)}")
+    options = parser.parse_args(arguments)
+    console = Console(stderr=True)
+    wished = options.only.split(",") if options.only else None
+    bugs = [bug for bug in planted_bugs() if wished is None or bug.name in wished]
+    problems = [problem for bug in bugs for problem in inapplicable(bug)]
+    if problems or not bugs or (wished and len(bugs) < len(wished)):
+        console.print("\n".join(problems) or "mutants: no such bug", style="red", highlight=False)
+        return 2
+    results = _catch_all(bugs, console)
+    if options.json:
+        Path(options.json).write_text(
+            json.dumps([{**asdict(result), "bug": result.bug.name} for result in results], indent=2)
+        )
+    if options.docs and wished is None:
+        write_page(results)
+    survivors = [result for result in results if result.check is None]
+    for result in survivors:
+        console.print(f"[red]{result.bug.name} was not caught[/]: {result.bug.breaks}", highlight=False)
+    console.print(f"{len(results) - len(survivors)} of {len(results)} caught")
+    return 1 if survivors else 0
+
+
+def _catch_all(bugs: Sequence[Bug], console: Console) -> list[Caught]:
+    results = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with postgres_service() as postgres, redis_service() as redis, Progress(*columns, console=console) as progress:
+        environment = {"QUORRA_TEST_DATABASE_URL": postgres.url, "QUORRA_TEST_REDIS_URL": redis.url}
+        task = progress.add_task("planting", total=len(bugs))
+        for bug in bugs:
+            progress.update(task, description=bug.name)
+            result = catch(bug, environment)
+            results.append(result)
+            colour = "red" if result.check is None else "green"
+            progress.console.print(
+                f"[{colour}]{bug.name}[/] {result.check or 'survived'} ({result.seconds:.0f} s)", highlight=False
+            )
+            progress.advance(task)
+    return results
+
+
+def write_page(results: Sequence[Caught]) -> None:
+    """Write the table of what caught what."""
+    lines = [
+        PAGE.read_text().partition("| bug |")[0].rstrip(),
+        "",
+        "| bug | what it breaks | caught by |",
+        "|---|---|---|",
+    ]
+    lines += [f"| `{result.bug.name}` | {result.bug.breaks} | `{result.check or 'nothing'}` |" for result in results]
+    PAGE.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,302 @@
+"""One fault run: start, hurt, heal, come to rest, look at everything once more."""
+
+import asyncio
+import contextlib
+import random
+import signal
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import asyncpg
+import grpc
+import httpx
+from redis.exceptions import RedisError
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from tests.faults.kinds import KINDS, Kind, unavailable
+from tests.faults.outside import OutsideStage, key_from_environment, look_from_outside, outside_kinds
+from tests.faults.stage import Stage
+
+WARM_UP_SECONDS = 3.0
+PAUSE_SECONDS = (0.3, 1.5)
+FAULT_SECONDS_MAX = 75.0
+# Four runs with the default back-off take 14 s, a few expiries in between some more.
+REST_SECONDS_MAX = 90.0
+LOOK_SECONDS = 1.0
+PAGE_JOBS = 200
+LISTED_STATES = ("dead", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to do."""
+
+    seconds: float
+    seed: int
+    kinds: list[str]
+    servers: int
+    workers: int
+    rate: float
+    lease_seconds: float
+    lanes: int
+    folder: Path
+    against: str | None = None
+    grpc: str = ""
+
+
+async def run_faults(options: Options, console: Console) -> None:
+    """Run, and leave the histories and the oracle's recording in the folder."""
+    if options.against is not None:
+        await _run_outside(options, console)
+        return
+    stage = Stage(
+        options.folder,
+        servers=options.servers,
+        workers=options.workers,
+        lease_seconds=options.lease_seconds,
+        seed=options.seed,
+        rate=options.rate,
+    )
+    try:
+        await stage.open(lambda what: console.print(f"starting {what} ..."))
+        await Run(options, stage, console).run()
+    finally:
+        await stage.close()
+
+
+async def _run_outside(options: Options, console: Console) -> None:
+    stage = OutsideStage(options, key_from_environment())
+    try:
+        await stage.open_outside()
+        run = Run(replace(options, kinds=outside_kinds(options.kinds)), stage, console)
+        await run.hurt_from_outside()
+        await look_from_outside(stage, console)
+    finally:
+        await stage.close()
+
+
+class Run:
+    """Hurts a stage."""
+
+    def __init__(self, options: Options, stage: Stage, console: Console) -> None:
+        """Take what to hurt, and how."""
+        self._options = options
+        self._stage = stage
+        self._console = console
+        self._hits: Counter[str] = Counter()
+        self._times: Counter[str] = Counter()
+        self._recent: deque[str] = deque(maxlen=6)
+        self._busy: set[str] = set()
+        self._order: list[str] = []
+        self._dice = random.Random(options.seed)
+        self._phase = "warming up"
+        self._began = time.monotonic()
+        self._totals = {"created": 0, "succeeded": 0, "waiting": 0}
+        self._rate = 0.0
+
+    async def run(self) -> None:
+        """Hurt, heal, rest, look."""
+        skipped = unavailable(self._stage)
+        kinds = [KINDS[name] for name in self._options.kinds if name not in skipped]
+        for name, why in skipped.items():
+            if name in self._options.kinds:
+                self._console.print(f"[yellow]{name} is left out: {why}[/]")
+        with Live(self._picture(), console=self._console, refresh_per_second=2) as live:
+            watcher = asyncio.create_task(self._watch(live))
+            try:
+                await asyncio.sleep(WARM_UP_SECONDS)
+                self._mark("hurt")
+                await self._hurt(kinds)
+                self._mark("heal")
+                await self._heal()
+                self._mark("rest")
+                await self._rest()
+            finally:
+                watcher.cancel()
+                await asyncio.gather(watcher, return_exceptions=True)
+        self._mark("look")
+        await self._look()
+
+    async def hurt_from_outside(self) -> None:
+        """Hurt only our own side of an installation, and heal."""
+        with Live(self._picture(), console=self._console, refresh_per_second=2) as live:
+            await asyncio.sleep(WARM_UP_SECONDS)
+            self._mark("hurt")
+            showing = asyncio.create_task(self._show(live))
+            try:
+                await self._hurt([KINDS[name] for name in self._options.kinds])
+            finally:
+                showing.cancel()
+            self._mark("heal")
+            await self._heal()
+
+    async def _show(self, live: Live) -> None:
+        while True:
+            live.update(self._picture())
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _mark(self, phase: str) -> None:
+        self._phase = phase
+        self._stage.history.write("mark", name=phase)
+
+    # Hurting.
+
+    async def _hurt(self, kinds: list[Kind]) -> None:
+        deadline = time.monotonic() + self._options.seconds
+        if not kinds:
+            await asyncio.sleep(self._options.seconds)
+            return
+        lanes = [asyncio.create_task(self._lane(number, kinds, deadline)) for number in range(self._options.lanes)]
+        await asyncio.gather(*lanes)
+
+    async def _lane(self, number: int, kinds: list[Kind], deadline: float) -> None:
+        """Do one fault after the other; every kind has its turn before any has a second one."""
+        dice = random.Random(f"{self._options.seed}-lane-{number}")
+        while time.monotonic() < deadline:
+            chosen = self._next_kind(kinds)
+            if chosen is None:
+                await asyncio.sleep(PAUSE_SECONDS[0])
+                continue
+            self._busy.add(chosen.group)
+            try:
+                await self._do(chosen, dice)
+            finally:
+                self._busy.discard(chosen.group)
+            await asyncio.sleep(dice.uniform(*PAUSE_SECONDS))
+
+    def _next_kind(self, kinds: list[Kind]) -> Kind | None:
+        if not self._order:
+            self._order = [kind.name for kind in kinds]
+            self._dice.shuffle(self._order)
+            # Those that had no effect yet come first.
+            self._order.sort(key=lambda name: self._hits[name] > 0)
+        for name in self._order:
+            if KINDS[name].group not in self._busy:
+                self._order.remove(name)
+                return KINDS[name]
+        return None
+
+    async def _do(self, kind: Kind, dice: random.Random) -> None:
+        began, hits, problem = time.time(), 0, ""
+        try:
+            hits = await asyncio.wait_for(kind.fault(self._stage, dice), FAULT_SECONDS_MAX)
+        except (OSError, TimeoutError, RuntimeError, ValueError, *DISTURBED) as error:
+            # Another fault was in the way; this one has its turn again.
+            problem = f"{type(error).__name__}: {error}"
+        self._hits[kind.name] += hits
+        self._times[kind.name] += 1
+        self._recent.appendleft(f"{kind.name}: {hits} hits {problem[:60]}")
+        self._stage.history.write(
+            "fault", kind=kind.name, began=began, ended=time.time(), hits=hits, holds_up=kind.holds_up, problem=problem
+        )
+
+    # Healing.
+
+    async def _heal(self) -> None:
+        for proxy in self._stage.proxies:
+            proxy.heal()
+        for slot in self._stage.slots:
+            slot.signal(signal.SIGCONT)
+        await self._stage.wait_until_ready()
+        assert self._stage.load is not None
+        self._stage.load.signal(signal.SIGTERM)
+
+    async def _rest(self) -> None:
+        """Wait until every job has ended; the judge says what has not."""
+        deadline = time.monotonic() + REST_SECONDS_MAX
+        quiet = 0
+        while time.monotonic() < deadline and quiet < 3:
+            await asyncio.sleep(LOOK_SECONDS)
+            left = self._totals["waiting"]
+            quiet = quiet + 1 if left == 0 else 0
+        # Counts are folded once a second.
+        await asyncio.sleep(2.5)
+
+    async def _look(self) -> None:
+        """Read what the product says of itself, finish the recording, and look for secrets in the logs."""
+        stage = self._stage
+        async with httpx.AsyncClient(headers=dict(stage.headers), timeout=20) as client:
+            for url in stage.http_urls:
+                response = await client.get(f"{url}/v1/queues")
+                stage.history.write("queues_told", queues=response.json()["queues"])
+                for state in LISTED_STATES:
+                    stage.history.write("listed", state=state, jobs=await _listed(client, url, state))
+        assert stage.load is not None
+        stage.load.is_wanted = False
+        stage.load.signal(signal.SIGTERM)
+        assert stage.recorder is not None
+        await stage.recorder.finish()
+        self._look_for_secrets()
+
+    def _look_for_secrets(self) -> None:
+        secrets = [self._stage.key, self._stage.password]
+        lines, found = 0, []
+        for path in self._stage.folder.glob("*.log"):
+            text = path.read_text(errors="replace")
+            lines += text.count("\n")
+            found += [path.name for secret in secrets if secret in text]
+        self._stage.history.write("secrets", lines=lines, found=found)
+
+    # Showing.
+
+    async def _watch(self, live: Live) -> None:
+        before: float | None = None
+        at = time.monotonic()
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            with contextlib.suppress(*DISTURBED, OSError, TimeoutError):
+                connection = await asyncpg.connect(self._stage.postgres.url, timeout=3)
+                try:
+                    self._totals = dict(await connection.fetchrow(COUNTS, timeout=3))
+                finally:
+                    connection.terminate()
+                now, done = time.monotonic(), self._totals["ended"]
+                if before is not None:
+                    self._rate = (done - before) / (now - at)
+                before, at = done, now
+            live.update(self._picture())
+
+    def _picture(self) -> Group:
+        totals = self._totals
+        head = Text(
+            f"{self._phase:<10} {time.monotonic() - self._began:5.0f} s   jobs {totals['created']:>8,}   waiting "
+            f"{totals['waiting']:>6,}   ended/s {self._rate:>6,.0f}   faults {sum(self._times.values())}   "
+            f"kinds with an effect {sum(hits > 0 for hits in self._hits.values())} of {len(self._options.kinds)}"
+        )
+        table = Table.grid()
+        for line in self._recent:
+            table.add_row(f"  {line}")
+        return Group(head, table)
+
+
+DISTURBED = (asyncpg.PostgresError, asyncpg.InterfaceError, httpx.HTTPError, grpc.aio.AioRpcError, RedisError)
+# What the progress shows; the judge has its own source.
+COUNTS = """
+SELECT
+    coalesce(sum(waiting + held + succeeded + dead + cancelled), 0)::bigint AS created,
+    coalesce(sum(waiting + held), 0)::bigint AS waiting,
+    coalesce(sum(succeeded + dead + cancelled), 0)::bigint AS ended,
+    coalesce(sum(succeeded), 0)::bigint AS succeeded
+FROM (
+    SELECT waiting, held, succeeded, dead, cancelled FROM quorra.queue_counts
+    UNION ALL
+    SELECT waiting, held, succeeded, dead, cancelled FROM quorra.count_deltas
+) AS counts
+"""
+
+
+async def _listed(client: httpx.AsyncClient, url: str, state: str) -> list[str]:
+    jobs: list[str] = []
+    cursor = ""
+    while True:
+        query = {"status": state, "limit": str(PAGE_JOBS), **({"cursor": cursor} if cursor else {})}
+        page = (await client.get(f"{url}/v1/jobs", params=query)).json()
+        jobs += [job["id"] for job in page["jobs"]]
+        cursor = page.get("next_cursor") or ""
+        if not cursor:
+            return jobs

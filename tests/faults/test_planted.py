@@ -1,0 +1,38 @@
+"""Every planted bug fits the code as it is; `hatch run mutants` plants them."""
+
+import ast
+
+import pytest
+
+from tests.faults.mutants import FAULT_RUN, PAGE, ROOT, Bug, copy_of_packages, inapplicable, plant, planted_bugs
+
+BUGS = planted_bugs()
+
+
+def test_there_are_at_least_forty() -> None:
+    assert len(BUGS) >= 40
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_a_planted_bug_fits_the_code_and_names_checks_that_exist(bug: Bug) -> None:
+    checks = [check.partition(" -k ")[0] for check in bug.checks if not check.startswith(FAULT_RUN)]
+
+    assert [] == inapplicable(bug)
+    assert bug.checks
+    assert [] == [check for check in checks if not (ROOT / check).exists()]
+
+
+def test_planted_bugs_are_code_that_can_be_read() -> None:
+    """A bug that does not even compile is caught by anything and proves nothing."""
+    for bug in BUGS:
+        with copy_of_packages() as copy:
+            plant(bug, copy)
+            for edit in bug.edits:
+                if edit.file.endswith(".py"):
+                    ast.parse((copy / edit.file).read_text(), f"{bug.name}: {edit.file}")
+
+
+def test_the_page_lists_every_planted_bug() -> None:
+    page = PAGE.read_text()
+
+    assert [] == [bug.name for bug in BUGS if f"| `{bug.name}` |" not in page]
