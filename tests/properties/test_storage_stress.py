@@ -43,7 +43,8 @@ async def test_under_concurrency_each_lease_ends_once_and_each_job_is_in_one_pla
             if kind is OutcomeKind.SUCCEEDED and chance.random() < 0.3:
                 accepted.extend([(lease.batch, lease.ordinal)] if await queue.complete(lease) else [])
                 return
-            accepted.extend(await leases.settle_attempts(queue.pool, PRINCIPAL, [Report(lease, kind, 1, delay_ms=0)]))
+            ended = await leases.settle_attempts(queue.pool, PRINCIPAL, [Report(lease, kind, 1, delay_ms=0)])
+            accepted.extend((alike.batch, ordinal) for alike in ended for ordinal in alike.ordinals)
 
         async def work() -> None:
             while not done.is_set():

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 from quorra_server.domain.ids import new_job_id
-from quorra_server.domain.job import JobDetails, LeaseBatch, LeaseId, NewJob, Report, Settled
+from quorra_server.domain.job import JobDetails, LeaseBatch, LeaseId, NewJob, Report
 from quorra_server.domain.states import JobStatus, OutcomeKind
 from quorra_server.services.lease_ids import text_of
 from quorra_server.storage import history, jobs, leases, queues
@@ -61,11 +61,12 @@ class QueueSpec:
 
     async def settle(self, lease: LeaseId, kind: OutcomeKind, *, by: str = PRINCIPAL, **fields: Any) -> bool:
         """Report an outcome and say whether it was accepted."""
-        settled = await self.settle_all([Report(lease, kind, **fields)], by=by)
-        return bool(settled)
+        return await self.settle_all([Report(lease, kind, **fields)], by=by) == 1
 
-    async def settle_all(self, reports: Sequence[Report], *, by: str = PRINCIPAL) -> list[Settled]:
-        return list((await leases.settle_attempts(self.pool, by, reports)).values())
+    async def settle_all(self, reports: Sequence[Report], *, by: str = PRINCIPAL) -> int:
+        """Report outcomes and say how many were accepted."""
+        ended = await leases.settle_attempts(self.pool, by, reports)
+        return sum(len(alike.ordinals) for alike in ended)
 
     async def succeed(self, lease: LeaseId, result: Any = None) -> bool:
         encoded = None if result is None else json.dumps(result)

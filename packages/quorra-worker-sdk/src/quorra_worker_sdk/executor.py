@@ -49,7 +49,11 @@ class Executor:
         lease_id = job.lease_id
         try:
             arguments = handler.binding.arguments(job.payload)
-            result = await self._within_timeout(handler, job, context, arguments)
+            if handler.executor == "async" and handler.timeout is None and not job.timeout_ms:
+                # The common case runs with as few coroutines as can be: each one costs a short job a tenth of its time.
+                result = await handler.call(context, arguments)
+            else:
+                result = await self._within_timeout(handler, job, context, arguments)
             encoded = b"" if result is None else _encode(result)
         except asyncio.CancelledError:
             raise
@@ -107,13 +111,12 @@ class Executor:
                 self._processes = ProcessPool(self._slots)
             module, name = handler.function.__module__, handler.function.__name__
             return await self._processes.run(module, name, job.payload)
-        leading = (context,) if handler.binding.takes_context else ()
         if handler.executor == "async":
-            return await handler.function(*leading, **arguments)
+            return await handler.call(context, arguments)
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self._slots, thread_name_prefix="quorra-handler")
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, lambda: handler.function(*leading, **arguments))
+        return await loop.run_in_executor(self._threads, lambda: handler.call(context, arguments))
 
 
 def _timeout_seconds(of_handler: timedelta | None, of_job_ms: int) -> float | None:

@@ -69,7 +69,6 @@ class Binding:
             self._pydantic = lone if hasattr(lone, "model_validate_json") else None
             self._decode = None if self._pydantic else msgspec.json.Decoder(lone).decode
         else:
-            self._names = [parameter.name for parameter in parameters if parameter.kind != parameter.VAR_KEYWORD]
             self._decode = _decoder(function, parameters, hints)
         self.return_type = hints.get("return", Any)
 
@@ -89,9 +88,7 @@ class Binding:
             raise BadPayload(f"the payload does not fit the handler: {error}") from error
         if self._lone_name is not None:
             return {self._lone_name: decoded}
-        if isinstance(decoded, dict):
-            return decoded
-        return {name: getattr(decoded, name) for name in self._names}
+        return decoded if isinstance(decoded, dict) else msgspec.structs.asdict(decoded)
 
     def payload(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
         """Return the payload for arguments.
@@ -175,6 +172,12 @@ class Handler(Generic[P, R]):
     executor: ExecutorName
     timeout: timedelta | None
     retry: Retry
+
+    def call(self, context: Any, arguments: dict[str, Any]) -> Any:
+        """Call the function for a payload's arguments, with the context if it takes one."""
+        if self.binding.takes_context:
+            return self.function(context, **arguments)
+        return self.function(**arguments)
 
 
 def executor_for(function: Callable[..., Any], wished: ExecutorName | None, binding: Binding) -> ExecutorName:

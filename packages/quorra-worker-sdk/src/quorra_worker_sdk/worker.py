@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
@@ -125,6 +126,7 @@ class Worker(Generic[Deps]):
         self._granted = 0
         self._ended_in_round = 0
         self._prefetch = 0
+        self._fill_is_due = False
         self._idle = asyncio.Event()
         self._unreported_starts: list[_Run] = []
 
@@ -277,30 +279,44 @@ class Worker(Generic[Deps]):
 
     def _fill(self) -> None:
         """Start what waits, as far as slots are free."""
+        self._fill_is_due = False
+        now = time.monotonic()
+        turn = self.slots
         while self._waiting and len(self._running) < self.slots:
+            if not turn:
+                # Handlers that never wait must not keep the loop from everything else.
+                self._fill_soon()
+                return
+            turn -= 1
             job = self._waiting.popleft()
             if self._draining:
                 self._give_back(job, "the worker drains")
-            elif time.monotonic() >= self._held.get(job.lease_id, 0.0):
+            elif now >= self._held.get(job.lease_id, 0.0):
                 self._held.pop(job.lease_id, None)
             else:
-                self._start(job)
+                self._start(job, now)
         self._grant()
 
-    def _start(self, job: pb.Job) -> None:
+    def _fill_soon(self) -> None:
+        """Fill once for all runs that end in this turn of the loop."""
+        if not self._fill_is_due:
+            self._fill_is_due = True
+            self._loop.call_soon(self._fill)
+
+    def _start(self, job: pb.Job, now: float) -> None:
         handler = self.handlers.get(job.type)
         if handler is None:
             log.warning("no handler for type %r: job %s is given back for another worker", job.type, job.id)
             self._give_back(job, f"worker {self.worker_id} has no handler for {job.type}", UNKNOWN_TYPE_DELAY_MS)
             return
-        run = _Run(job, handler, time.monotonic())
+        run = _Run(job, handler, now)
         if handler.binding.takes_context:
             run.context = Context(job, self._deps, self._loop, self._session.say)
         self._running[job.lease_id] = run
         if not self._unreported_starts:
             self._loop.call_later(START_REPORT_SECONDS, self._report_starts)
         self._unreported_starts.append(run)
-        run.task = self._loop.create_task(self._run_job(run))
+        run.task = _start_task(self._loop, self._run_job(run))
 
     async def _run_job(self, run: _Run) -> None:
         lease_id = run.job.lease_id
@@ -322,13 +338,9 @@ class Worker(Generic[Deps]):
                 if not isinstance(ending, (pb.Released, pb.Snoozed)):
                     ending.run_ms = int((time.monotonic() - run.started_at) * 1000)
                 self._session.report(ending)
-            if self._waiting:
-                self._fill()
-            elif not self._running:
-                self._grant()
+            if not self._running:
                 self._idle.set()
-            else:
-                self._grant()
+            self._fill_soon()
 
     def _report_starts(self) -> None:
         """Report the starts of runs that are still going on."""
@@ -516,6 +528,13 @@ class _Decorator:
             executor=self._executor,
         )
         return JobHandler(self._worker.handlers[self._type], self._worker.client)
+
+
+def _start_task(loop: asyncio.AbstractEventLoop, run: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    """Start a task; where Python can (3.12), up to its first wait at once: a handler that never waits costs no round."""
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(run, loop=loop, eager_start=True)
+    return loop.create_task(run)
 
 
 @asynccontextmanager

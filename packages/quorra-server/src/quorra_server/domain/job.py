@@ -50,23 +50,28 @@ class SubmittedJob(NamedTuple):
 class LeaseId(NamedTuple):
     """The right to report on one run, as its parts.
 
-    On the wire it is one opaque string; see `services/lease_ids.py`.
+    On the wire it is one opaque string; see `services/lease_ids.py`. The job is kept as text: most reports never need
+    it, and reading a UUID costs more than all the rest.
     """
 
     batch: int
     ordinal: int
-    job_id: UUID
+    job_hex: str
     secret: UUID
+
+    @property
+    def job_id(self) -> UUID:
+        """The job that is leased."""
+        return UUID(self.job_hex)
 
 
 class LeasedJob(NamedTuple):
-    """One member of a lease batch. Times are microseconds since the epoch, ready for the wire."""
+    """One member of a lease batch, as the statement returns it. Times are microseconds since the epoch."""
 
     job_id: UUID
     ordinal: int
     type: str
     payload: str
-    queue: str
     priority: int
     attempts: int
     deliveries: int
@@ -75,6 +80,8 @@ class LeasedJob(NamedTuple):
     timeout_ms: int
     run_at_us: int
     created_at_us: int
+    leased_at_us: int
+    batch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,7 @@ class LeaseBatch:
 
     def lease_ids(self) -> list[LeaseId]:
         """Return the right to report on each job."""
-        return [LeaseId(self.batch, job.ordinal, job.job_id, self.secret) for job in self.jobs]
+        return [LeaseId(self.batch, job.ordinal, job.job_id.hex, self.secret) for job in self.jobs]
 
 
 class Report(NamedTuple):

@@ -31,10 +31,16 @@ class BatchHistogram(Collector):
         registry.register(self)
 
     def observe_many(self, values: Sequence[float]) -> None:
-        """Add values."""
+        """Add values. Most batches fall into one bucket, which the smallest and the largest value tell."""
+        if not values:
+            return
         bounds, counts = self._bounds, self._counts
-        for value in values:
-            counts[bisect_left(bounds, value)] += 1
+        lowest, highest = bisect_left(bounds, min(values)), bisect_left(bounds, max(values))
+        if lowest == highest:
+            counts[lowest] += len(values)
+        else:
+            for value in values:
+                counts[bisect_left(bounds, value)] += 1
         self._sum += sum(values)
 
     def collect(self) -> Iterator[HistogramMetricFamily]:

@@ -6,15 +6,16 @@ and an idle one answers at once.
 
 import asyncio
 from collections.abc import Sequence
-from uuid import UUID
+from itertools import chain
+from typing import NamedTuple
 
 from quorra_server.domain.job import Report, Settled
-from quorra_server.domain.states import TERMINAL, JobStatus, OutcomeKind
+from quorra_server.domain.states import JobStatus, OutcomeKind
 from quorra_server.observability.metrics import Metrics
 from quorra_server.services.wakeups import Wakeups
 from quorra_server.storage import leases
 from quorra_server.storage.database import Pool
-from quorra_server.storage.leases import Member
+from quorra_server.storage.leases import EndedMembers, Member
 
 REPORTS_MAX = 2_000
 # While one statement waits for its commit, the next one already runs.
@@ -24,12 +25,20 @@ STATEMENTS_AT_ONCE = 2
 class _Waiting:
     """Reports of one caller, and the future that answers it."""
 
-    __slots__ = ("answer", "principal", "reports")
+    __slots__ = ("answer", "members", "principal", "reports")
 
     def __init__(self, principal: str, reports: Sequence[Report]) -> None:
         self.principal = principal
         self.reports = reports
-        self.answer: asyncio.Future[list[Settled]] = asyncio.get_running_loop().create_future()
+        self.members = {report.lease[:2] for report in reports}
+        self.answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+
+
+class _Answer(NamedTuple):
+    """What became of a caller's reports, as far as it is worth a word."""
+
+    ended: Sequence[EndedMembers]
+    refused: dict[Member, Settled]
 
 
 class SettleService:
@@ -44,7 +53,7 @@ class SettleService:
         self._runners: set[asyncio.Task[None]] = set()
 
     async def settle_attempts(self, reports: Sequence[Report], principal: str) -> list[Settled]:
-        """Record how attempts ended and say what became of each report, in the order given.
+        """Record how attempts ended and return the reports that were refused, in the order given.
 
         A report that lost its lease changes nothing. Sending the same reports again is safe.
 
@@ -55,6 +64,24 @@ class SettleService:
         Raises:
             StorageUnavailable: Not known whether anything was recorded; send the same reports again.
         """
+        refused = (await self._settle(reports, principal)).refused
+        return [refused[report.lease[:2]] for report in reports if report.lease[:2] in refused] if refused else []
+
+    async def settle_attempt(self, report: Report, principal: str) -> Settled:
+        """Record how one attempt ended and say what became of the report.
+
+        Raises:
+            StorageUnavailable: Not known whether anything was recorded; send the same report again.
+        """
+        answer = await self._settle([report], principal)
+        return answer.refused.get(report.lease[:2]) or _accepted(report, answer.ended)
+
+    async def flush(self) -> None:
+        """Wait until everything that was handed in is answered."""
+        while self._runners:
+            await asyncio.wait(self._runners)
+
+    async def _settle(self, reports: Sequence[Report], principal: str) -> _Answer:
         waiting = _Waiting(principal, reports)
         self._waiting.append(waiting)
         if len(self._runners) < STATEMENTS_AT_ONCE:
@@ -63,22 +90,17 @@ class SettleService:
             runner.add_done_callback(self._runners.discard)
         return await waiting.answer
 
-    async def flush(self) -> None:
-        """Wait until everything that was handed in is answered."""
-        while self._runners:
-            await asyncio.wait(self._runners)
-
     async def _run(self) -> None:
         while group := self._next_group():
             try:
-                answers = await self._settle_group(group)
+                answer = await self._settle_group(group)
             except Exception as error:
                 # Whatever went wrong belongs to the callers; this task serves others too.
                 for waiting in group:
                     if not waiting.answer.done():
                         waiting.answer.set_exception(error)
                 continue
-            for waiting, answer in zip(group, answers, strict=True):
+            for waiting in group:
                 if not waiting.answer.done():
                     waiting.answer.set_result(answer)
 
@@ -88,80 +110,70 @@ class SettleService:
         left: list[_Waiting] = []
         seen: set[Member] = set()
         for waiting in self._waiting:
-            keys = {report.lease[:2] for report in waiting.reports}
             fits = not group or (
                 waiting.principal == group[0].principal
-                and len(seen) + len(keys) <= REPORTS_MAX
-                and seen.isdisjoint(keys)
+                and len(seen) + len(waiting.members) <= REPORTS_MAX
+                and seen.isdisjoint(waiting.members)
             )
             if fits:
                 group.append(waiting)
-                seen |= keys
+                seen |= waiting.members
             else:
                 left.append(waiting)
         self._waiting = left
         return group
 
-    async def _settle_group(self, group: Sequence[_Waiting]) -> list[list[Settled]]:
-        reports = [report for waiting in group for report in waiting.reports]
+    async def _settle_group(self, group: Sequence[_Waiting]) -> _Answer:
+        reports = list(chain.from_iterable(waiting.reports for waiting in group))
         self._metrics.settle_batch.observe(len(reports))
-        accepted = await leases.settle_attempts(self._pool, group[0].principal, reports)
-        stands = await self._find_outcomes(reports, accepted) if len(accepted) < len(reports) else {}
-        self._follow_up(reports, accepted, stands)
-        return [[_answer(report, accepted, stands) for report in waiting.reports] for waiting in group]
+        ended = await leases.settle_attempts(self._pool, group[0].principal, reports)
+        refused: dict[Member, Settled] = {}
+        if sum(len(alike.ordinals) for alike in ended) < len(reports):
+            refused = await self._refused(reports, ended)
+        self._follow_up(reports, ended, refused)
+        return _Answer(ended, refused)
 
-    async def _find_outcomes(
-        self, reports: Sequence[Report], accepted: dict[Member, Settled]
-    ) -> dict[Member, OutcomeKind]:
-        refused = [report.lease for report in reports if report.lease[:2] not in accepted]
-        return await leases.find_outcomes(self._pool, refused)
+    async def _refused(self, reports: Sequence[Report], ended: Sequence[EndedMembers]) -> dict[Member, Settled]:
+        """Find out how the leases of reports that did not decide had ended before."""
+        accepted = {(alike.batch, ordinal) for alike in ended for ordinal in alike.ordinals}
+        left = [report for report in reports if report.lease[:2] not in accepted]
+        stands = await leases.find_outcomes(self._pool, [report.lease for report in left])
+        return {
+            report.lease[:2]: Settled(report.lease, report.kind, accepted=False, stands=stands.get(report.lease[:2]))
+            for report in left
+        }
 
     def _follow_up(
-        self,
-        reports: Sequence[Report],
-        accepted: dict[Member, Settled],
-        stands: dict[Member, OutcomeKind],
+        self, reports: Sequence[Report], ended: Sequence[EndedMembers], refused: dict[Member, Settled]
     ) -> None:
         """Count, wake up whoever can lease what is ready again, and answer whoever waits for an end."""
-        ended: list[UUID] = []
-        processed: dict[str, int] = {}
-        for report in reports:
-            settled = accepted.get(report.lease[:2])
-            if settled is None:
-                self._count_refusal(report, stands)
-                continue
-            queue = settled.queue or ""
-            if report.kind in (OutcomeKind.SUCCEEDED, OutcomeKind.FAILED):
-                processed[queue] = processed.get(queue, 0) + 1
-            if report.kind is OutcomeKind.FAILED:
-                self._metrics.jobs_failed.labels(self._metrics.queue(queue)).inc()
-            if settled.status is JobStatus.DEAD:
-                self._metrics.jobs_dead.labels(self._metrics.queue(queue)).inc()
-            if settled.status in TERMINAL:
-                ended.append(report.lease.job_id)
-            if settled.run_at is not None:
-                self._wakeups.work_due(queue, settled.run_at.timestamp())
+        for alike in ended:
+            self._count(alike)
+            if alike.retry_at is not None:
+                self._wakeups.work_due(alike.queue, alike.retry_at.timestamp())
+        self._metrics.stale_acks.inc(sum(not settled.is_repeat for settled in refused.values()))
         self._metrics.run_seconds.observe_many(
             [report.run_ms / 1000 for report in reports if report.run_ms is not None]
         )
-        for queue, count in processed.items():
-            self._metrics.jobs_processed.labels(self._metrics.queue(queue)).inc(count)
-        if ended:
-            self._wakeups.jobs_ended(ended)
+        are_over = {alike.batch for alike in ended if alike.status is not None}
+        self._wakeups.jobs_ended(report.lease.job_id for report in reports if report.lease.batch in are_over)
 
-    def _count_refusal(self, report: Report, stands: dict[Member, OutcomeKind]) -> None:
-        if not _is_own_repeat(report, stands.get(report.lease[:2])):
-            self._metrics.stale_acks.inc()
+    def _count(self, alike: EndedMembers) -> None:
+        """Count runs that ended, and among them failures; a release or a snooze is no end of a run."""
+        queue, count = self._metrics.queue(alike.queue), len(alike.ordinals)
+        if alike.kind in (OutcomeKind.SUCCEEDED, OutcomeKind.FAILED):
+            self._metrics.jobs_processed.labels(queue).inc(count)
+        if alike.kind is OutcomeKind.FAILED:
+            self._metrics.jobs_failed.labels(queue).inc(count)
+        if alike.status is JobStatus.DEAD:
+            self._metrics.jobs_dead.labels(queue).inc(count)
 
 
-def _is_own_repeat(report: Report, stands: OutcomeKind | None) -> bool:
-    """Say whether a refused report only repeats what its lease had reported before."""
-    return stands is not None and stands is report.kind
-
-
-def _answer(report: Report, accepted: dict[Member, Settled], stands: dict[Member, OutcomeKind]) -> Settled:
-    key = report.lease[:2]
-    return accepted.get(key) or Settled(lease=report.lease, kind=report.kind, accepted=False, stands=stands.get(key))
+def _accepted(report: Report, ended: Sequence[EndedMembers]) -> Settled:
+    batch, ordinal = report.lease[:2]
+    alike = next(alike for alike in ended if alike.batch == batch and ordinal in alike.ordinals)
+    waits_as = JobStatus.FAILED if report.kind is OutcomeKind.FAILED else JobStatus.PENDING
+    return Settled(report.lease, report.kind, True, alike.queue, alike.status or waits_as, alike.retry_at)
 
 
 def lease_was_lost(settled: Settled) -> bool:

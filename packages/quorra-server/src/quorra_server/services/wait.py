@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from uuid import UUID
 
 import structlog
@@ -60,7 +60,9 @@ class WaitService:
             await asyncio.gather(self._round, return_exceptions=True)
         self._hear(list(self._waiting))
 
-    def _hear(self, job_ids: Sequence[UUID]) -> None:
+    def _hear(self, job_ids: Iterable[UUID]) -> None:
+        if not self._waiting:
+            return
         for job_id in job_ids:
             for ended in self._waiting.get(job_id, ()):
                 ended.set()

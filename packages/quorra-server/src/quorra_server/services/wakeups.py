@@ -60,7 +60,7 @@ class Wakeups:
         self._paths = paths
         self._metrics = metrics
         self._listeners: list[Callable[[Hint], None]] = []
-        self._end_listeners: list[Callable[[Sequence[UUID]], None]] = []
+        self._end_listeners: list[Callable[[Iterable[UUID]], None]] = []
         self._unsent_queues: set[str] = set()
         self._unsent_leases: dict[str, list[str]] = {}
         self._unsent = asyncio.Event()
@@ -72,7 +72,7 @@ class Wakeups:
         """Call `listener` with every hint from now on."""
         self._listeners.append(listener)
 
-    def listen_for_ends(self, listener: Callable[[Sequence[UUID]], None]) -> None:
+    def listen_for_ends(self, listener: Callable[[Iterable[UUID]], None]) -> None:
         """Call `listener` with the ids of jobs whose life ended through this server."""
         self._end_listeners.append(listener)
 
@@ -110,8 +110,8 @@ class Wakeups:
             self._unsent_leases.setdefault(reason, []).extend(lease_ids)
             self._unsent.set()
 
-    def jobs_ended(self, job_ids: Sequence[UUID]) -> None:
-        """Say that the life of jobs ended."""
+    def jobs_ended(self, job_ids: Iterable[UUID]) -> None:
+        """Say that the life of jobs may have ended; `job_ids` is not read when nobody waits for any."""
         for listener in self._end_listeners:
             listener(job_ids)
 

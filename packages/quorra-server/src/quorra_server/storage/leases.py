@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter, itemgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 from uuid import UUID
 
-from quorra_server.domain.job import EndedLease, LeaseBatch, LeasedJob, LeaseId, Report, Settled
+from quorra_server.domain.job import EndedLease, LeaseBatch, LeasedJob, LeaseId, Report
 from quorra_server.domain.states import JobStatus, OutcomeKind
-from quorra_server.storage.database import Executor, Pool, column, sparse
+from quorra_server.storage.database import Executor, Pool, array_text, column, sparse
 from quorra_server.storage.statements import statement
 
 LEASE_JOBS = statement("lease_jobs")
@@ -37,6 +37,22 @@ class Cursor(NamedTuple):
     rank: int
     run_at: datetime
     job_id: UUID
+
+
+class EndedMembers(NamedTuple):
+    """Members of one lease batch whose reports decided, and what all of them came to.
+
+    Attributes:
+        status: How the life of the jobs ended; None if they run again.
+        retry_at: When they run again.
+    """
+
+    batch: int
+    kind: OutcomeKind
+    status: JobStatus | None
+    retry_at: datetime | None
+    queue: str
+    ordinals: Sequence[int]
 
 
 HEAD = Cursor(-(2**63), datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
@@ -68,15 +84,12 @@ async def lease_jobs(
     )
     if not rows:
         return None
-    jobs = [LeasedJob(*row[2:]) for row in map(tuple[Any, ...], rows)]
-    jobs.sort(key=_ordinal)
+    jobs = list(map(LeasedJob._make, rows))
+    jobs.sort(key=attrgetter("ordinal"))
+    first = jobs[0]
     return LeaseBatch(
-        batch=rows[0][0], leased_at_us=rows[0][1], secret=secret, queue=queue, lease_ms=lease_ms, jobs=jobs
+        batch=first.batch, leased_at_us=first.leased_at_us, secret=secret, queue=queue, lease_ms=lease_ms, jobs=jobs
     )
-
-
-def _ordinal(job: LeasedJob) -> int:
-    return job.ordinal
 
 
 async def mark_started(executor: Executor, principal: str, starts: Sequence[tuple[LeaseId, int]]) -> None:
@@ -115,49 +128,38 @@ async def renew_leases(executor: Executor, principal: str, secrets: dict[int, UU
     return set(column(rows, "batch"))
 
 
-async def settle_attempts(executor: Executor, principal: str, reports: Sequence[Report]) -> dict[Member, Settled]:
-    """Record how attempts ended; reports that decided come back by (batch, ordinal), the others are missing.
+async def settle_attempts(executor: Executor, principal: str, reports: Sequence[Report]) -> list[EndedMembers]:
+    """Record how attempts ended; members of a batch that ended alike come back together, refused reports not at all.
 
-    Reports must name each member of a batch once.
+    Reports must name each member of a batch once. They may name a batch with several secrets: reports of many callers
+    share a statement, and a guessed secret must neither ride along with the right one nor spoil it.
     """
-    settled: dict[Member, Settled] = {}
-    for part in _by_secret(reports, attrgetter("lease")):
-        settled |= await _settle_part(executor, principal, part)
-    return settled
-
-
-async def _settle_part(executor: Executor, principal: str, reports: Sequence[Report]) -> dict[Member, Settled]:
     held, kinds, run_ms, results, errors, error_kinds, delays_ms, non_retryables = zip(*reports, strict=True)
-    batches, ordinals, job_ids, secrets = zip(*held, strict=True)
-    secret_of = dict(zip(batches, secrets, strict=True))
+    batches, ordinals, job_hexes, secrets = zip(*held, strict=True)
+    keys = [(batch, secret.int) for batch, secret in zip(batches, secrets, strict=True)]
+    place_of = {key: place for place, key in enumerate(dict.fromkeys(keys), start=1)}
     rows = await executor.fetch(
         SETTLE_ATTEMPTS,
-        list(secret_of),
-        list(secret_of.values()),
+        [batch for batch, _ in place_of],
+        [UUID(int=secret) for _, secret in place_of],
         principal,
-        batches,
-        ordinals,
-        job_ids,
-        kinds,
-        run_ms,
+        array_text(map(place_of.__getitem__, keys)),
+        array_text(ordinals),
+        array_text(job_hexes),
+        None if kinds.count(OutcomeKind.SUCCEEDED) == len(kinds) else kinds,
+        array_text(run_ms),
         sparse(results),
         sparse(errors),
         sparse(error_kinds),
         sparse(delays_ms),
         non_retryables if True in non_retryables else None,
     )
-    by_member = dict(zip(zip(batches, ordinals, strict=True), reports, strict=True))
-    settled = {}
-    for batch, ordinal, status, retry_at, queue in rows:
-        lease, kind, *_ = by_member[batch, ordinal]
-        settled[batch, ordinal] = Settled(lease, kind, True, queue, _status_after(kind, status), retry_at)
-    return settled
-
-
-def _status_after(kind: OutcomeKind, status: str | None) -> JobStatus:
-    if status is not None:
-        return STATUS_BY_NAME[status]
-    return JobStatus.FAILED if kind is OutcomeKind.FAILED else JobStatus.PENDING
+    return [
+        EndedMembers(
+            batch, OUTCOME_BY_NAME[kind], None if status is None else STATUS_BY_NAME[status], retry_at, queue, ordinals
+        )
+        for batch, kind, status, retry_at, queue, ordinals in rows
+    ]
 
 
 async def find_outcomes(executor: Executor, leases: Sequence[LeaseId]) -> dict[Member, OutcomeKind]:
@@ -236,7 +238,7 @@ async def cancel_held(executor: Executor, job_ids: Sequence[UUID], reason: str |
     rows = await executor.fetch(CANCEL_HELD, job_ids, reason)
     return [
         (
-            EndedLease(LeaseId(row["batch"], row["ordinal"], row["job_id"], row["secret"]), "cancelled"),
+            EndedLease(LeaseId(row["batch"], row["ordinal"], row["job_id"].hex, row["secret"]), "cancelled"),
             row["queue"],
         )
         for row in rows

@@ -5,11 +5,20 @@ WITH settled AS MATERIALIZED (
     SELECT batch
     FROM quorra.leases
     WHERE ($1::bigint[] IS NULL OR batch = ANY ($1::bigint[]))
-      AND NOT EXISTS (
-          SELECT
-          FROM unnest(leases.job_ids) AS member (job_id)
-          LEFT JOIN quorra.outcomes ON outcomes.job_id = member.job_id AND outcomes.batch = leases.batch
-          WHERE outcomes.job_id IS NULL
+      -- Where every job's life ended, counting one stretch of the index of ended jobs says so; only a batch with members
+      -- that run again has each member looked up.
+      AND (
+          cardinality(job_ids) = (
+              SELECT count(*)
+              FROM quorra.outcomes
+              WHERE outcomes.status IN ('succeeded', 'dead', 'cancelled') AND outcomes.batch = leases.batch
+          )
+          OR NOT EXISTS (
+              SELECT
+              FROM unnest(leases.job_ids) AS member (job_id)
+              LEFT JOIN quorra.outcomes ON outcomes.job_id = member.job_id AND outcomes.batch = leases.batch
+              WHERE outcomes.job_id IS NULL
+          )
       )
     FOR UPDATE SKIP LOCKED
 )

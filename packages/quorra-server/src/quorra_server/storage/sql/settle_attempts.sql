@@ -2,22 +2,24 @@
 -- who ends a lease; a report that comes second changes nothing and is missing from the reply.
 -- FOR KEY SHARE lets heartbeats and other settles of the batch pass, and holds off expiry.
 -- transition: leased, processing -> succeeded, dead, cancelled, failed, pending
--- $1 batches bigint[]  $2 secrets uuid[]   one per batch, each batch once
+-- $1 batches bigint[]  $2 secrets uuid[]   each pair once
 -- $3 principal text
--- $4 batch bigint[]  $5 ordinal int[]  $6 job uuid[]  $7 kind text[]  $8 run_ms bigint[] (null: never started)
--- $9 result text[]  $10 error text[]  $11 error_kind text[]  $12 delay_ms bigint[] (null: back-off)
--- $13 non_retryable bool[]                  one per report; an array of nulls may be null itself
+-- $4 place text (int[]: which of $1)  $5 ordinal text (int[])  $6 job text (uuid[])  $7 kind text[] (null: all succeeded)
+-- $8 run_ms text (int[]; null: never started)  $9 result text[]  $10 error text[]  $11 error_kind text[]
+-- $12 delay_ms bigint[] (null: back-off)  $13 non_retryable bool[]
+--                                          one per report; an array of nulls may be null itself
+-- Long arrays travel as the text of an array: the driver would look at each element several times.
 WITH held AS MATERIALIZED (
     -- Appending nothing reads a stored array into memory once, so that picking an element costs the same at any length.
     SELECT
-        leases.batch, leases.leased_at, leases.expires_at, leases.keyed, leases.queue, leases.worker,
+        named.place, leases.batch, leases.leased_at, leases.expires_at, leases.keyed, leases.queue, leases.worker,
         leases.job_ids || '{}' AS job_ids,
         leases.attempts || '{}' AS attempts,
         leases.deliveries || '{}' AS deliveries,
         leases.generations || '{}' AS generations,
         leases.max_retries || '{}' AS max_retries,
         leases.starts_ms || '{}' AS starts_ms
-    FROM unnest($1::bigint[], $2::uuid[]) AS named (batch, secret)
+    FROM unnest($1::bigint[], $2::uuid[]) WITH ORDINALITY AS named (batch, secret, place)
     JOIN quorra.leases ON leases.batch = named.batch
     WHERE leases.secret = named.secret AND leases.principal = $3::text
     ORDER BY leases.batch
@@ -25,7 +27,8 @@ WITH held AS MATERIALIZED (
 ),
 reported AS MATERIALIZED (
     SELECT
-        held.batch, report.ordinal, report.job_id, report.kind::quorra.outcome_kind AS kind,
+        held.batch, report.ordinal, report.job_id,
+        coalesce(report.kind::quorra.outcome_kind, 'succeeded') AS kind,
         held.leased_at, held.keyed, held.queue, held.worker,
         statement_timestamp() > held.expires_at AS late,
         CASE
@@ -41,12 +44,12 @@ reported AS MATERIALIZED (
         held.max_retries[report.ordinal] AS max_retries,
         report.result, report.error, report.error_kind, report.delay_ms, coalesce(report.non_retryable, false) AS non_retryable
     FROM unnest(
-        $4::bigint[], $5::integer[], $6::uuid[], $7::text[], $8::bigint[],
+        $4::text::integer[], $5::text::integer[], $6::text::uuid[], $7::text[], $8::text::bigint[],
         $9::text[], $10::text[], $11::text[], $12::bigint[], $13::boolean[]
     ) AS report (
-        batch, ordinal, job_id, kind, run_ms, result, error, error_kind, delay_ms, non_retryable
+        place, ordinal, job_id, kind, run_ms, result, error, error_kind, delay_ms, non_retryable
     )
-    JOIN held ON held.batch = report.batch AND held.job_ids[report.ordinal] = report.job_id
+    JOIN held ON held.place = report.place AND held.job_ids[report.ordinal] = report.job_id
 ),
 judged AS MATERIALIZED (
     SELECT
@@ -102,10 +105,9 @@ again AS (
 freed AS (
     DELETE FROM quorra.keys
     WHERE scope = 'live' AND job_id = ANY (ARRAY (
-        SELECT ended.job_id
+        SELECT job_id
         FROM ended
-        JOIN held ON held.batch = ended.batch
-        WHERE held.keyed AND ended.status IS NOT NULL
+        WHERE status IS NOT NULL AND (SELECT bool_or(keyed) FROM held)
     ))
 ),
 counted AS (
@@ -120,5 +122,6 @@ counted AS (
     FROM ended
     GROUP BY queue
 )
-SELECT batch, ordinal, status::text AS status, retry_at, queue
+SELECT batch, kind::text AS kind, status::text AS status, retry_at, queue, array_agg(ordinal) AS ordinals
 FROM ended
+GROUP BY batch, kind, status, retry_at, queue

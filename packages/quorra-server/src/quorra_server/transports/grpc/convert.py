@@ -1,6 +1,6 @@
 """Between the wire's messages and the domain's values."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from quorra_proto.v1 import quorra_pb2 as pb
 
 from quorra_server.domain.errors import InvalidRequest, PayloadTooLarge
-from quorra_server.domain.job import JobDetails, LeaseBatch, Report, Settled, SubmittedJob
+from quorra_server.domain.job import JobDetails, LeaseBatch, LeasedJob, LeaseId, Report, Settled, SubmittedJob
 from quorra_server.domain.json_text import checked_json
 from quorra_server.domain.limits import Limits
 from quorra_server.domain.states import OutcomeKind
@@ -21,34 +21,47 @@ LIMITS = Limits()
 MILLISECONDS_MAX = 10 * 365 * 86_400_000
 
 
-def job_messages(batch: LeaseBatch) -> list[pb.Job]:
-    """Return the jobs of a lease batch as they travel."""
+def jobs_message(batch: LeaseBatch, jobs: Sequence[LeasedJob]) -> pb.Jobs:
+    """Return some jobs of a lease batch as they travel.
+
+    Most jobs of a batch differ in few fields: the others are copied from a message that was built once. That takes a
+    sixth of the time that building each message takes.
+    """
+    message = pb.Jobs()
     tail = lease_id_tail(batch.batch, batch.secret)
-    leased_at = _timestamp_us(batch.leased_at_us)
-    checkpoints = batch.checkpoints
-    messages = []
-    for job in batch.jobs:
-        message = pb.Job(
-            id=str(job.job_id),
-            type=job.type,
-            payload=job.payload.encode(),
-            priority=job.priority,
-            attempts=job.attempts,
-            max_retries=job.max_retries,
-            run_at=_timestamp_us(job.run_at_us),
-            leased_at=leased_at,
-            created_at=_timestamp_us(job.created_at_us),
-            queue=job.queue,
-            lease_id=encode_lease_id(job.ordinal, job.job_id, tail),
-            lease_expires_in_ms=batch.lease_ms,
-            generation=job.generation,
-            deliveries=job.deliveries,
-            timeout_ms=job.timeout_ms,
-        )
-        if checkpoints and job.job_id in checkpoints:
-            message.checkpoint = checkpoints[job.job_id].encode()
-        messages.append(message)
-    return messages
+    alike: dict[tuple[object, ...], pb.Job] = {}
+    for job in jobs:
+        shared = (job.type, job.priority, job.attempts, job.deliveries, job.generation, job.max_retries, job.timeout_ms)
+        copied = message.jobs.add()
+        copied.CopyFrom(alike.get(shared) or alike.setdefault(shared, _shared_fields(batch, job)))
+        copied.id = str(job.job_id)
+        copied.payload = job.payload.encode()
+        copied.lease_id = encode_lease_id(job.ordinal, job.job_id.hex, tail)
+        _set_time(copied.run_at, job.run_at_us)
+        _set_time(copied.created_at, job.created_at_us)
+        if job.job_id in batch.checkpoints:
+            copied.checkpoint = batch.checkpoints[job.job_id].encode()
+    return message
+
+
+def _shared_fields(batch: LeaseBatch, job: LeasedJob) -> pb.Job:
+    return pb.Job(
+        type=job.type,
+        priority=job.priority,
+        attempts=job.attempts,
+        max_retries=job.max_retries,
+        leased_at=_timestamp_us(batch.leased_at_us),
+        queue=batch.queue,
+        lease_expires_in_ms=batch.lease_ms,
+        generation=job.generation,
+        deliveries=job.deliveries,
+        timeout_ms=job.timeout_ms,
+    )
+
+
+def _set_time(message: Timestamp, microseconds: int) -> None:
+    message.seconds, rest = divmod(microseconds, 1_000_000)
+    message.nanos = rest * 1000
 
 
 def _timestamp_us(microseconds: int) -> Timestamp:
@@ -79,47 +92,58 @@ def outcome_reports(message: pb.Reports) -> tuple[list[Report], list[pb.Refused]
     """
     reports: dict[tuple[int, int], Report] = {}
     refused: list[pb.Refused] = []
-    for entry in _outcomes(message):
-        try:
-            report = _report(entry)
-        except (InvalidRequest, PayloadTooLarge) as error:
-            refused.append(pb.Refused(lease_id=entry.lease_id, reason=pb.REFUSAL_REASON_INVALID, outcome=error.message))
-        else:
-            reports.setdefault(report.lease[:2], report)
+    kinds: Sequence[tuple[Sequence[Any], Callable[[LeaseId, Any], Report]]] = (
+        (message.succeeded, _success),
+        (message.failed, _failure),
+        (message.released, _release),
+        (message.snoozed, _snooze),
+        (message.cancelled, _cancellation),
+    )
+    for entries, read in kinds:
+        for entry in entries:
+            try:
+                lease = decode_lease_id(entry.lease_id)
+                reports.setdefault(lease[:2], read(lease, entry))
+            except (InvalidRequest, PayloadTooLarge) as error:
+                refused.append(
+                    pb.Refused(lease_id=entry.lease_id, reason=pb.REFUSAL_REASON_INVALID, outcome=error.message)
+                )
     return list(reports.values()), refused
 
 
-Outcome = pb.Succeeded | pb.Failed | pb.Released | pb.Snoozed | pb.Cancelled
+def _success(lease: LeaseId, entry: pb.Succeeded) -> Report:
+    result = entry.result
+    return Report(
+        lease, OutcomeKind.SUCCEEDED, milliseconds(entry.run_ms), json_text(result, "result") if result else None
+    )
 
 
-def _outcomes(message: pb.Reports) -> Iterable[Outcome]:
-    yield from message.succeeded
-    yield from message.failed
-    yield from message.released
-    yield from message.snoozed
-    yield from message.cancelled
+def _failure(lease: LeaseId, entry: pb.Failed) -> Report:
+    return Report(
+        lease,
+        OutcomeKind.FAILED,
+        milliseconds(entry.run_ms),
+        error=readable(entry.error) or "failed without a message",
+        error_kind=readable(entry.kind)[:255] or None,
+        delay_ms=milliseconds(entry.retry_after_ms) if entry.HasField("retry_after_ms") else None,
+        non_retryable=entry.non_retryable,
+    )
 
 
-def _report(entry: Outcome) -> Report:
-    lease = decode_lease_id(entry.lease_id)
-    if isinstance(entry, pb.Succeeded):
-        return Report(
-            lease, OutcomeKind.SUCCEEDED, milliseconds(entry.run_ms), result=json_text(entry.result, "result")
-        )
-    if isinstance(entry, pb.Failed):
-        return Report(
-            lease,
-            OutcomeKind.FAILED,
-            milliseconds(entry.run_ms),
-            error=readable(entry.error) or "failed without a message",
-            error_kind=readable(entry.kind)[:255] or None,
-            delay_ms=milliseconds(entry.retry_after_ms) if entry.HasField("retry_after_ms") else None,
-            non_retryable=entry.non_retryable,
-        )
-    if isinstance(entry, pb.Cancelled):
-        return Report(lease, OutcomeKind.CANCELLED, milliseconds(entry.run_ms), error=readable(entry.reason) or None)
-    kind = OutcomeKind.RELEASED if isinstance(entry, pb.Released) else OutcomeKind.SNOOZED
-    return Report(lease, kind, delay_ms=milliseconds(entry.delay_ms), error=readable(entry.reason) or None)
+def _release(lease: LeaseId, entry: pb.Released) -> Report:
+    return Report(
+        lease, OutcomeKind.RELEASED, delay_ms=milliseconds(entry.delay_ms), error=readable(entry.reason) or None
+    )
+
+
+def _snooze(lease: LeaseId, entry: pb.Snoozed) -> Report:
+    return Report(
+        lease, OutcomeKind.SNOOZED, delay_ms=milliseconds(entry.delay_ms), error=readable(entry.reason) or None
+    )
+
+
+def _cancellation(lease: LeaseId, entry: pb.Cancelled) -> Report:
+    return Report(lease, OutcomeKind.CANCELLED, milliseconds(entry.run_ms), error=readable(entry.reason) or None)
 
 
 def json_text(raw: bytes, field: str) -> str | None:

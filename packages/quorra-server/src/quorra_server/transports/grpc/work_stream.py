@@ -154,9 +154,9 @@ class WorkStream:
             return
         self._queue_of_batch[batch.batch] = batch.queue
         self._unsettled[batch.batch] = len(batch.jobs)
-        messages = convert.job_messages(batch)
-        for start in range(0, len(messages), JOBS_PER_MESSAGE):
-            self._send(pb.ServerMessage(jobs=pb.Jobs(jobs=messages[start : start + JOBS_PER_MESSAGE])))
+        for start in range(0, len(batch.jobs), JOBS_PER_MESSAGE):
+            jobs = batch.jobs[start : start + JOBS_PER_MESSAGE]
+            self._send(pb.ServerMessage(jobs=convert.jobs_message(batch, jobs)))
 
     async def _give_back(self, batch: LeaseBatch) -> None:
         """Release what was leased for a stream that closed meanwhile; it was never sent."""
@@ -201,7 +201,7 @@ class WorkStream:
         pause = SETTLE_TRIES_PAUSE_SECONDS[0]
         while reports:
             try:
-                settled = await self._services.settle.settle_attempts(reports, self._terms.principal)
+                undecided = await self._services.settle.settle_attempts(reports, self._terms.principal)
                 break
             except QuorraError as error:
                 if not self.stream.is_open:
@@ -210,8 +210,8 @@ class WorkStream:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
                 pause = min(pause * 2, SETTLE_TRIES_PAUSE_SECONDS[1])
         else:
-            settled = []
-        refused.extend(convert.refusal(answer) for answer in settled if not answer.accepted)
+            undecided = []
+        refused.extend(map(convert.refusal, undecided))
         self._forget_settled(reports)
         self._receipt(sequence, refused)
 

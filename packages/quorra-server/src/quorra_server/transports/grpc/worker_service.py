@@ -60,7 +60,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
             wait_seconds=_within(request.wait_seconds, 0, WAIT_SECONDS_MAX, "wait_seconds"),
         )
         async for batch in self._services.lease.lease_jobs(wish):
-            for message in convert.job_messages(batch):
+            for message in convert.jobs_message(batch, batch.jobs).jobs:
                 yield message
 
     async def AckJob(self, request: pb.JobAck, context: Any) -> pb.JobAckResponse:
@@ -84,7 +84,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
         return await self._settle_one(report, context.principal)
 
     async def _settle_one(self, report: Report, principal: str) -> pb.JobAckResponse:
-        settled = (await self._services.settle.settle_attempts([report], principal))[0]
+        settled = await self._services.settle.settle_attempt(report, principal)
         if settled.accepted:
             assert settled.status is not None
             return pb.JobAckResponse(acknowledged=True, message=f"The job is {settled.status.value}.")
