@@ -74,7 +74,8 @@ async def _live(pool: Pool, limit: int, turns: Iterator[int]) -> int:
         if leased is None:
             break
         reports = [Report(lease, OutcomeKind.SUCCEEDED, 1) for lease in leased.lease_ids()]
-        done += len(await leases.settle_attempts(pool, "p", reports))
+        ended = await leases.settle_attempts(pool, "p", reports)
+        done += sum(len(alike.ordinals) for alike in ended)
         await leases.close_batches(pool, [leased.batch])
     return done
 

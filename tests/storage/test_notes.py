@@ -48,7 +48,7 @@ async def test_nobody_else_is_heard(queue: QueueSpec, wrong: str) -> None:
     forged = {
         "principal": leased,
         "secret": leased._replace(secret=leased.job_id),
-        "job": leased._replace(job_id=other),
+        "job": leased._replace(job_hex=other.hex),
         "ordinal": leased._replace(ordinal=2),
         "batch": leased._replace(batch=leased.batch + 1),
     }[wrong]

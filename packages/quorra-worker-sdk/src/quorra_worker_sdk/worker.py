@@ -531,7 +531,7 @@ class _Decorator:
 
 
 def _start_task(loop: asyncio.AbstractEventLoop, run: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-    """Start a task; where Python can (3.12), up to its first wait at once: a handler that never waits costs no round."""
+    """Start a task; where Python can (3.12), up to its first wait at once: a handler that never waits costs no turn."""
     if sys.version_info >= (3, 12):
         return asyncio.Task(run, loop=loop, eager_start=True)
     return loop.create_task(run)

@@ -215,7 +215,7 @@ async def time_out_runs(executor: Executor, *, grace_ms: int, limit: int) -> lis
     rows = await executor.fetch(TIME_OUT_RUNS, grace_ms, limit)
     return [
         TimedOutRun(
-            LeaseId(row["batch"], row["ordinal"], row["job_id"], row["secret"]),
+            LeaseId(row["batch"], row["ordinal"], row["job_id"].hex, row["secret"]),
             row["queue"],
             row["retry_at"],
         )

@@ -62,6 +62,8 @@ counted AS (
     FROM members
     HAVING count(*) > 0
 )
+-- date_part counts in floating point, which is exact to the microsecond for 200 years; extract counts in numeric,
+-- at ten times the cost.
 SELECT
     members.job_id,
     members.ordinal,
@@ -73,9 +75,9 @@ SELECT
     members.generation,
     members.max_retries,
     job.timeout_ms,
-    (extract(epoch FROM members.run_at) * 1000000)::bigint AS run_at_us,
-    (extract(epoch FROM job.created_at) * 1000000)::bigint AS created_at_us,
-    (extract(epoch FROM batch.leased_at) * 1000000)::bigint AS leased_at_us,
+    (date_part('epoch', members.run_at) * 1000000)::bigint AS run_at_us,
+    (date_part('epoch', job.created_at) * 1000000)::bigint AS created_at_us,
+    (date_part('epoch', batch.leased_at) * 1000000)::bigint AS leased_at_us,
     batch.batch
 FROM batch
 CROSS JOIN members
