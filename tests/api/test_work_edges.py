@@ -193,23 +193,36 @@ async def test_a_start_is_charged_although_the_stream_breaks_at_once(
     assert 1 == api.get(f"/v1/jobs/{job_id}").json()["attempts"]
 
 
+async def test_no_receipt_comes_before_the_commit(
+    shared_server: RunningServer, api: httpx.Client, queue_name: str
+) -> None:
+    _submit(api, queue_name, 1)
+    async with _conversation(shared_server, queue_name) as worker:
+        await worker.hear("welcome")
+        await worker.say(credit=pb.Credit(granted_total=1))
+        (job,) = await worker.jobs(1)
+        async with _locked(shared_server, "quorra.outcomes"):
+            await worker.say(reports=pb.Reports(sequence=0, succeeded=[pb.Succeeded(lease_id=job.lease_id)]))
+            receipt = asyncio.create_task(worker.hear("receipts"))
+            await eventually(lambda: _is_held_up(shared_server, "quorra.outcomes"), "the settle waits")
+
+            early, _ = await asyncio.wait({receipt}, timeout=0.3)
+
+        assert not early
+        assert 0 == (await receipt).sequence
+
+
 async def test_jobs_leased_for_a_stream_that_has_gone_come_back_at_once(
     shared_server: RunningServer, api: httpx.Client, queue_name: str
 ) -> None:
     (job_id,) = _submit(api, queue_name, 1)
-    blocker = await asyncpg.connect(shared_server.database_url)
-    transaction = blocker.transaction()
-    await transaction.start()
-    await blocker.execute("LOCK TABLE quorra.ready IN ACCESS EXCLUSIVE MODE")
-    async with _conversation(shared_server, queue_name) as worker:
+    async with _locked(shared_server, "quorra.ready"), _conversation(shared_server, queue_name) as worker:
         await worker.hear("welcome")
         await worker.say(credit=pb.Credit(granted_total=1))
-        await eventually(lambda: _is_held_up(shared_server), "the lease waits")
+        await eventually(lambda: _is_held_up(shared_server, "quorra.ready"), "the lease waits")
         await worker.say(goodbye=pb.Goodbye())
         await worker.say(reports=pb.Reports(sequence=0))
         await worker.hear("receipts")
-    await transaction.rollback()
-    await blocker.close()
 
     async def is_back() -> bool:
         found = api.get(f"/v1/jobs/{job_id}").json()
@@ -218,12 +231,25 @@ async def test_jobs_leased_for_a_stream_that_has_gone_come_back_at_once(
     await eventually(is_back, "the job is in line again")
 
 
-async def _is_held_up(server: RunningServer) -> bool:
+@asynccontextmanager
+async def _locked(server: RunningServer, table: str) -> AsyncIterator[None]:
+    """Let nobody else touch a table meanwhile."""
+    connection = await asyncpg.connect(server.database_url)
+    try:
+        async with connection.transaction():
+            await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            yield
+    finally:
+        await connection.close()
+
+
+async def _is_held_up(server: RunningServer, table: str) -> bool:
+    """Say whether somebody waits for a table."""
     connection = await asyncpg.connect(server.database_url)
     try:
         return bool(
             await connection.fetchval(
-                "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'quorra.ready'::regclass)"
+                "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = $1::regclass)", table
             )
         )
     finally:

@@ -33,8 +33,8 @@ Fault = Callable[[Stage, random.Random], Awaitable[int]]
 QUORRA = "application_name = 'quorra-server' OR application_name <> 'faults' AND query LIKE '%quorra.%'"
 CHANNEL = "quorra:wakeups"
 WAIT_SECONDS_MAX = 20.0
-# The grace of servers and workers is 5 s; then they have ten more to write what they hold, PostgreSQL willing.
-STOP_SECONDS_MAX = 20.0
+# The grace of servers and workers is 5 s; a statement whose connection is a black hole is given up after 30 s.
+STOP_SECONDS_MAX = 40.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +159,7 @@ async def submit_poison(stage: Stage, dice: random.Random) -> int:
     }
     job["payload"]["plan"] = "kk"
     job.pop("delay_seconds", None)
+    job["payload"].pop("delay", None)
     await _submit(stage, job)
     return int(await _has_state(stage, job["id"], "dead", stage.lease_seconds * 4 + WAIT_SECONDS_MAX))
 

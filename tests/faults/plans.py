@@ -56,5 +56,5 @@ def new_job(dice: random.Random) -> dict[str, Any]:
     if backoff is not None:
         job["backoff"] = backoff
     if dice.random() < DELAYED_SHARE:
-        job["delay_seconds"] = dice.randint(1, 4)
+        job["delay_seconds"] = job["payload"]["delay"] = dice.randint(1, 4)
     return job

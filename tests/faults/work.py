@@ -40,7 +40,7 @@ worker = Worker(
 
 
 @worker.job("work")
-async def work(ctx: Context[None], token: str, plan: str) -> dict[str, object]:
+async def work(ctx: Context[None], token: str, plan: str, delay: int = 0) -> dict[str, object]:
     """Do what the plan says for this run."""
     job = ctx.job
     step = plan[job.attempt - 1] if job.generation == 1 and job.attempt <= len(plan) else "o"

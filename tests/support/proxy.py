@@ -31,6 +31,7 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._left: dict[asyncio.StreamWriter, int] = {}
+        self._spoiled: set[asyncio.StreamWriter] = set()
         self.port = 0
         self.delay_seconds = 0.0
         self.bytes_per_second = 0
@@ -66,7 +67,10 @@ class Proxy:
         return len(self._writers) // 2
 
     def heal(self) -> None:
-        """Behave from now on; connections that were hurt stay so."""
+        """Behave from now on; connections that lost bytes are reset, since their ends can never agree again."""
+        for writer in list(self._spoiled):
+            _reset(writer)
+        self._spoiled.clear()
         self.delay_seconds = 0.0
         self.bytes_per_second = self.cut_after_bytes = 0
         self.swallow_to_target = self.swallow_to_client = self.refuses = False
@@ -119,8 +123,6 @@ class Proxy:
         *,
         to_target: bool,
     ) -> None:
-        # What was swallowed is missing for ever: as with a real black hole, such a connection never works again.
-        is_spoiled = False
         with contextlib.suppress(OSError, RuntimeError):
             while chunk := await source.read(CHUNK_BYTES):
                 if self.delay_seconds:
@@ -128,8 +130,8 @@ class Proxy:
                     await asyncio.sleep(self.delay_seconds)
                 if self.swallow_to_target if to_target else self.swallow_to_client:
                     self.disturbed += 1
-                    is_spoiled = True
-                elif is_spoiled or self._is_spent(sink, len(chunk)):
+                    self._spoiled |= {sink, other}
+                elif sink in self._spoiled or self._is_spent(sink, len(chunk)):
                     _reset(sink)
                     _reset(other)
                 elif self.bytes_per_second:
@@ -138,6 +140,7 @@ class Proxy:
                     sink.write(chunk)
                     await sink.drain()
         self._writers.discard(sink)
+        self._spoiled.discard(sink)
         self._left.pop(sink, None)
         sink.close()
 

@@ -12,6 +12,8 @@ from tests.faults.judging.pgoutput import Change, Transaction
 from tests.faults.judging.tables import Lease, Outcome, Submission, Waiting
 
 CLOCK_SECONDS = 0.002
+# How long a submission's commit may have been held up by locks and slow disks.
+HELD_UP_SECONDS_MAX = 60.0
 EXAMPLES_MAX = 5
 SILENT_DELIVERIES_SPARE = 10
 BACKOFF_DEFAULT = {"kind": "exponential", "base_seconds": 2.0, "max_seconds": 3600.0}
@@ -221,6 +223,8 @@ class Fold:
         if move.outcome is not None:
             self._end_lease(job, move)
         if move.entered_waiting is not None:
+            if job.last_outcome is None:
+                self._check_delay(job, move.entered_waiting, transaction.committed_at)
             self._enter_waiting(job, move.entered_waiting, move.outcome)
         if move.entered_lease is not None:
             self._enter_lease(job, move.entered_lease, move.left_waiting)
@@ -399,6 +403,14 @@ class Fold:
         reclaim = self._open_reclaims.pop(job_id, None)
         if reclaim is not None:
             reclaim.leased_again_at = lease.leased_at
+
+    def _check_delay(self, job: Job, waiting: Waiting, committed_at: float) -> None:
+        """A first run is due when its delay has passed, by PostgreSQL's clock; a commit may be held up for a while."""
+        waits = waiting.run_at - committed_at
+        right = job.submission.delay - HELD_UP_SECONDS_MAX <= waits <= job.submission.delay + CLOCK_SECONDS
+        self.findings.check(
+            "I8", right, f"job {waiting.job} is due in {waits:.0f} s, its delay is {job.submission.delay} s"
+        )
 
     def _check_order(self, lease: Lease, moved: dict[str, _Moved]) -> None:
         line = [left.place_in_line for job_id in lease.jobs if (left := moved[job_id].left_waiting) is not None]

@@ -17,6 +17,7 @@ class Submission:
     job: str
     token: str | None
     plan: str
+    delay: float
     type: str
     queue: str
     unique_key: str | None
@@ -88,6 +89,7 @@ def submission(row: Row) -> Submission:
         job=_need(row, "id"),
         token=payload.get("token"),
         plan=payload.get("plan", ""),
+        delay=payload.get("delay", 0),
         type=_need(row, "type"),
         queue=_need(row, "queue"),
         unique_key=row.get("unique_key"),
