@@ -16,9 +16,9 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -165,13 +165,7 @@ def _command(check: str) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Plant them all."""
-    parser = argparse.ArgumentParser(
-        prog="mutants", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", help="comma list of names")
-    parser.add_argument("--json", metavar="FILE", help="write what caught what here")
-    parser.add_argument("--docs", action="store_true", help=f"rewrite the table of {PAGE.relative_to(ROOT)}")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     console = Console(stderr=True)
     wished = options.only.split(",") if options.only else None
     bugs = [bug for bug in planted_bugs() if wished is None or bug.name in wished]
@@ -179,22 +173,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if problems or not bugs or (wished and len(bugs) < len(wished)):
         console.print("\n".join(problems) or "mutants: no such bug", style="red", highlight=False)
         return 2
-    results = _catch_all(bugs, console)
-    if options.json:
-        Path(options.json).write_text(
-            json.dumps([{**asdict(result), "bug": result.bug.name} for result in results], indent=2)
-        )
+    path = Path(options.json) if options.json else None
+    known: dict[str, str | None] = json.loads(path.read_text()) if options.resume and path and path.exists() else {}
+    known = {name: check for name, check in known.items() if check is not None}
+    for result in _catch_all([bug for bug in bugs if bug.name not in known], console):
+        known[result.bug.name] = result.check
+        if path is not None:
+            path.write_text(json.dumps(known, indent=2) + "\n")
     if options.docs and wished is None:
-        write_page(results)
-    survivors = [result for result in results if result.check is None]
-    for result in survivors:
-        console.print(f"[red]{result.bug.name} was not caught[/]: {result.bug.breaks}", highlight=False)
-    console.print(f"{len(results) - len(survivors)} of {len(results)} caught")
+        write_page(bugs, known)
+    survivors = [bug for bug in bugs if known[bug.name] is None]
+    for bug in survivors:
+        console.print(f"[red]{bug.name} was not caught[/]: {bug.breaks}", highlight=False)
+    console.print(f"{len(bugs) - len(survivors)} of {len(bugs)} caught")
     return 1 if survivors else 0
 
 
-def _catch_all(bugs: Sequence[Bug], console: Console) -> list[Caught]:
-    results = []
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mutants", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", help="comma list of names")
+    parser.add_argument("--json", metavar="FILE", help="write what caught what here, after each bug")
+    parser.add_argument("--resume", action="store_true", help="go on where the last run with this FILE ended")
+    parser.add_argument("--docs", action="store_true", help=f"rewrite the table of {PAGE.relative_to(ROOT)}")
+    return parser
+
+
+def _catch_all(bugs: Sequence[Bug], console: Console) -> Iterator[Caught]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with postgres_service() as postgres, redis_service() as redis, Progress(*columns, console=console) as progress:
         environment = {"QUORRA_TEST_DATABASE_URL": postgres.url, "QUORRA_TEST_REDIS_URL": redis.url}
@@ -202,24 +208,18 @@ def _catch_all(bugs: Sequence[Bug], console: Console) -> list[Caught]:
         for bug in bugs:
             progress.update(task, description=bug.name)
             result = catch(bug, environment)
-            results.append(result)
             colour = "red" if result.check is None else "green"
-            progress.console.print(
-                f"[{colour}]{bug.name}[/] {result.check or 'survived'} ({result.seconds:.0f} s)", highlight=False
-            )
+            said = f"[{colour}]{bug.name}[/] {result.check or 'survived'} ({result.seconds:.0f} s)"
+            progress.console.print(said, highlight=False)
             progress.advance(task)
-    return results
+            yield result
 
 
-def write_page(results: Sequence[Caught]) -> None:
+def write_page(bugs: Sequence[Bug], caught_by: Mapping[str, str | None]) -> None:
     """Write the table of what caught what."""
-    lines = [
-        PAGE.read_text().partition("| bug |")[0].rstrip(),
-        "",
-        "| bug | what it breaks | caught by |",
-        "|---|---|---|",
-    ]
-    lines += [f"| `{result.bug.name}` | {result.bug.breaks} | `{result.check or 'nothing'}` |" for result in results]
+    lines = [PAGE.read_text().partition("| bug |")[0].rstrip(), ""]
+    lines += ["| bug | what it breaks | caught by |", "|---|---|---|"]
+    lines += [f"| `{bug.name}` | {bug.breaks} | `{caught_by.get(bug.name) or 'nothing'}` |" for bug in bugs]
     PAGE.write_text("\n".join(lines) + "\n")
 
 

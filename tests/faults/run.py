@@ -50,7 +50,10 @@ class Options:
 
 
 async def run_faults(options: Options, console: Console) -> None:
-    """Run, and leave the histories and the oracle's recording in the folder."""
+    """Run, and leave the histories and the oracle's recording in the folder; SIGTERM ends everything first."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     if options.against is not None:
         await _run_outside(options, console)
         return

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -38,6 +39,7 @@ POSTGRES_SETTINGS = {
     "log_min_messages": "warning",
     "log_line_prefix": "'%m '",
 }
+PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 # Room for an hour at 600 jobs/s; memory is taken only for what is written.
 DISK_BYTES = 4 * 1024**3
 READY_SECONDS_MAX = 30.0
@@ -67,6 +69,7 @@ class Slot:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=ROOT,
+                preexec_fn=_die_with_us,
                 env={
                     **clean_environment(),
                     "PYTHONPATH": os.pathsep.join(_python_path()),
@@ -86,6 +89,11 @@ class Slot:
             return False
         os.kill(self.pid, number)
         return True
+
+
+def _die_with_us() -> None:
+    """Ask the kernel to kill this process when the run ends in whatever way."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _python_path() -> list[str]:

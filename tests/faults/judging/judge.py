@@ -104,8 +104,9 @@ class Judge:
         self.operated: dict[str, set[str]] = defaultdict(set)
         self.faults: list[dict[str, Any]] = []
         self.job_of_key: dict[str, str] = {}
+        self.phases: dict[str, float] = {}
         self.quiet_reclaims: list[float] = []
-        self.oks: list[float] = []
+        self.oks: list[tuple[float, int]] = []
         self.returns: list[tuple[str, float]] = []
 
     def judge(self) -> Verdict:
@@ -155,7 +156,7 @@ class Judge:
             self._check_failure(what, status, line)
             return
         if what == "submit":
-            self.oks.append(line["at"])
+            self.oks.append((line["at"], len(line["jobs"])))
             self._on_submitted(invoke, line)
         elif what == "cancel":
             self.counts["cancelled by an operator"] += 1
@@ -277,6 +278,9 @@ class Judge:
 
     def _on_returned_service(self, line: dict[str, Any]) -> None:
         self.returns.append((line["what"], line["at"]))
+
+    def _on_mark(self, line: dict[str, Any]) -> None:
+        self.phases[line["name"]] = line["at"]
 
     def _on_secrets(self, line: dict[str, Any]) -> None:
         self.findings.checked["I23"] += line["lines"]
@@ -420,6 +424,10 @@ class Judge:
             kinds[kind] for kind in ("succeeded", "failed", "expired", "released", "snoozed", "cancelled")
         )
         counts.update({f"outcomes {kind}": count for kind, count in sorted(kinds.items())})
+        if {"hurt", "heal"} <= self.phases.keys():
+            began, ended = self.phases["hurt"], self.phases["heal"]
+            accepted = sum(count for at, count in self.oks if began <= at <= ended)
+            counts["accepted a second while hurt"] = round(accepted / (ended - began))
         counts["reclaimed"] = len(self.fold.reclaims)
         counts["recovered"] = sum(reclaim.leased_again_at is not None for reclaim in self.fold.reclaims)
         counts["late"] = self.fold.late
@@ -462,7 +470,7 @@ class Judge:
         return {name: figures for name, figures in recovery.items() if figures}
 
     def _waits_after(self, what: str) -> list[float]:
-        oks = sorted(self.oks)
+        oks = sorted(at for at, _ in self.oks)
         waits = []
         for name, at in self.returns:
             place = bisect.bisect_left(oks, at)
