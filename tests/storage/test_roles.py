@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
@@ -113,6 +114,8 @@ async def test_the_runtime_does_all_of_a_servers_work_without_ddl(logins: Logins
         await queue.expire()
         await leases.close_batches(queue.pool, None)
         await retention.make_partitions(queue.pool, 12)
+        await queue.pool.fetch("SELECT quorra.make_partitions(current_date - 60, 1)")
+        dropped = await retention.drop_partitions(queue.pool, timedelta(days=7), timedelta(days=30))
         counts = await queue.counts()
         refused = []
         for change in ("CREATE TABLE quorra.mine (id int)", "DROP TABLE quorra.notes", "TRUNCATE quorra.notes"):
@@ -121,6 +124,7 @@ async def test_the_runtime_does_all_of_a_servers_work_without_ddl(logins: Logins
             refused.append(change)
 
     assert 3 == sum(counts.values())
+    assert 1 == len(dropped)
     assert 3 == len(refused)
 
 

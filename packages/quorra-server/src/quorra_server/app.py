@@ -29,6 +29,7 @@ from quorra_server.services.starts import StartsBuffer
 from quorra_server.services.submit import SubmitService
 from quorra_server.services.wait import WaitService
 from quorra_server.services.wakeups import Path, Wakeups
+from quorra_server.storage.breaker import Breaker
 from quorra_server.storage.database import Database, Pool, PoolSettings
 from quorra_server.storage.notifications import PostgresPath
 from quorra_server.transports.grpc.server import GrpcServer
@@ -86,8 +87,10 @@ def authenticator(config: Config) -> Callable[[str | None], str]:
 
 
 def _database(config: Config) -> Database:
+    door = Breaker()
+
     def pool(connections: int) -> Pool:
-        return Pool(_pool_settings(config, connections))
+        return Pool(_pool_settings(config, connections), door)
 
     return Database(main=pool(config.database.pool_connections), fast=pool(config.database.fast_pool_connections))
 

@@ -5,6 +5,8 @@ import sys
 
 import structlog
 
+from quorra_server.domain.errors import OutcomeUnknown, QuorraError, StorageUnavailable
+
 
 def configure_logging(level: str) -> None:
     """Send structured logs to standard error from `level` up."""
@@ -25,3 +27,13 @@ def configure_logging(level: str) -> None:
     )
     # Libraries speak only when something is wrong; what they say is not ours to format.
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+
+
+def log_trouble(log: structlog.typing.FilteringBoundLogger, event: str, error: QuorraError, **fields: object) -> None:
+    """Log an error that is to be expected now and then.
+
+    While PostgreSQL refuses, its pool says so once a second: what comes of it elsewhere is only worth a debug line.
+    """
+    is_said_already = isinstance(error, StorageUnavailable) and not isinstance(error, OutcomeUnknown)
+    say = log.debug if is_said_already else log.warning
+    say(event, error=error.message, **fields)

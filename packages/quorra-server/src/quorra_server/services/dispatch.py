@@ -18,6 +18,7 @@ import structlog
 
 from quorra_server.domain.errors import QuorraError
 from quorra_server.domain.job import LeaseBatch
+from quorra_server.observability.logging import log_trouble
 from quorra_server.observability.metrics import Metrics
 from quorra_server.services.ending import end_tasks
 from quorra_server.services.wakeups import Hint, Wakeups
@@ -246,7 +247,7 @@ class Dispatcher:
             if batch is not None:
                 await self._deliver(lane, stream, batch)
         except QuorraError as error:
-            log.warning("lease_failed", queue=lane.queue, error=error.message)
+            log_trouble(log, "lease_failed", error, queue=lane.queue)
             await asyncio.sleep(TROUBLE_PAUSE_SECONDS)
         finally:
             stream.reserved -= limit
@@ -327,7 +328,7 @@ class Dispatcher:
             try:
                 due = await queues.find_due_queues(self._pool, cold)
             except QuorraError as error:
-                log.warning("poll_failed", error=error.message)
+                log_trouble(log, "poll_failed", error)
                 continue
             self._hear(Hint(queues=due))
 

@@ -9,6 +9,7 @@ import structlog
 
 from quorra_server.domain.errors import StorageUnavailable
 from quorra_server.domain.job import LeaseId
+from quorra_server.observability.logging import log_trouble
 from quorra_server.services.ending import end_tasks
 from quorra_server.storage import leases
 from quorra_server.storage.database import Pool
@@ -70,6 +71,6 @@ class StartsBuffer:
                 await leases.mark_started(self._pool, principal, starts)
             except StorageUnavailable as error:
                 # They stay held: the next round tries again.
-                log.warning("starts_not_written", count=len(starts), error=error.message)
+                log_trouble(log, "starts_not_written", error, count=len(starts))
             else:
                 self.forget(lease for lease, _ in starts)

@@ -66,8 +66,9 @@ class SubmitService:
         if not jobs:
             return []
         if any(job.unique_key or job.request_key or job.id_is_callers for job in jobs):
-            async with self._pool.transaction() as transaction:
-                answers, created = await self._submit_careful(transaction, jobs, principal)
+            answers, created = await self._pool.run_transaction(
+                lambda transaction: self._submit_careful(transaction, jobs, principal)
+            )
         else:
             created = await store.submit_jobs(self._pool, jobs)
             answers = [SubmittedJob(job.id, JobStatus.PENDING, created[job.id]) for job in jobs]

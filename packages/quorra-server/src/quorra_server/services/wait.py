@@ -10,6 +10,7 @@ import structlog
 from quorra_server.domain.errors import QuorraError
 from quorra_server.domain.job import JobDetails
 from quorra_server.domain.states import TERMINAL
+from quorra_server.observability.logging import log_trouble
 from quorra_server.services.cancel import get_job
 from quorra_server.services.wakeups import Wakeups
 from quorra_server.storage import jobs as store
@@ -73,4 +74,4 @@ class WaitService:
             try:
                 self._hear(list(await store.find_ended(self._pool, list(self._waiting))))
             except QuorraError as error:
-                log.warning("wait_round_failed", error=error.message)
+                log_trouble(log, "wait_round_failed", error)

@@ -6,11 +6,13 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import asyncpg
 
 from quorra_server.domain.errors import OutcomeUnknown, QuorraError, StorageUnavailable
+from quorra_server.storage.breaker import Breaker
+from quorra_server.storage.sqlstates import Meaning, meaning_of
 
 
 class Row(Protocol):
@@ -39,35 +41,10 @@ SESSION = {
 REPEATS_MAX = 5
 REPEAT_PAUSE_SECONDS = (0.005, 0.2)
 RETRY_AFTER_SECONDS = 1.0
+# What the driver raises when it cannot connect; the last one says that no host is the primary.
+CANNOT_CONNECT = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
-# The whole statement was rolled back, so that doing it again is safe.
-REPEATABLE = (
-    asyncpg.SerializationError,
-    asyncpg.DeadlockDetectedError,
-    asyncpg.LockNotAvailableError,
-)
-# The server refused before it did anything.
-REFUSED = (
-    asyncpg.CannotConnectNowError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.UndefinedTableError,
-    asyncpg.InvalidSchemaNameError,
-)
-# The connection went away, perhaps in the middle of a commit.
-CUT = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.QueryCanceledError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    OSError,
-    TimeoutError,
-)
+Result = TypeVar("Result")
 
 
 class Executor(Protocol):
@@ -96,29 +73,42 @@ class PoolSettings:
     prepared_statements: bool = True
 
 
-def translate(error: Exception) -> QuorraError | None:
-    """Return the contract's error for one of the driver's, or None for a bug of ours."""
-    if isinstance(error, (*REFUSED, *REPEATABLE)):
-        return StorageUnavailable(
-            f"PostgreSQL does not take the request now ({error}). Nothing was changed; try again shortly.",
-            retry_after_seconds=RETRY_AFTER_SECONDS,
-        )
-    if isinstance(error, CUT):
+def translate(error: BaseException, *, was_sent: bool = True) -> QuorraError | None:
+    """Return the contract's error for one of the driver's, or None for a bug of ours.
+
+    Args:
+        was_sent: What would have made the change last had been sent when the error came.
+    """
+    meaning = meaning_of(error)
+    if meaning is Meaning.BUG:
+        return None
+    if meaning is Meaning.CUT and was_sent:
         return OutcomeUnknown(
             "The connection to PostgreSQL broke before it answered. Repeat the request: with the same id or "
             "Idempotency-Key that is always safe.",
             retry_after_seconds=RETRY_AFTER_SECONDS,
         )
-    return None
+    return StorageUnavailable(
+        f"PostgreSQL does not take the request now ({error}). Nothing was changed; try again shortly.",
+        retry_after_seconds=RETRY_AFTER_SECONDS,
+    )
 
 
 class Pool:
     """A bounded pool of connections; every statement is its own transaction unless `transaction` says otherwise."""
 
-    def __init__(self, settings: PoolSettings) -> None:
-        """Remember how to connect; nothing is opened before it is needed."""
+    def __init__(self, settings: PoolSettings, door: Breaker | None = None) -> None:
+        """Remember how to connect; nothing is opened before it is needed.
+
+        Args:
+            settings: How to connect.
+            door: What new connections pass; pools of one server share it, so that one of them tries for all.
+        """
         self._settings = settings
         self._pool: asyncpg.Pool | None = None
+        self._door = door or Breaker()
+        # What statements pass: PostgreSQL can refuse them on connections that stand, as when its disk is full.
+        self._breaker = Breaker()
         self.waiting = 0
 
     async def open(self) -> None:
@@ -180,43 +170,50 @@ class Pool:
             StorageUnavailable: Nothing was changed.
             OutcomeUnknown: The connection broke; the transaction may have been committed.
         """
+        is_committing = False
         async with self._connection() as connection:
             try:
                 async with connection.transaction():
                     yield connection
+                    is_committing = True
             except Exception as error:
                 if _is_cancelled():
                     # Rolling back failed after a cancellation: what the caller must hear of is still the cancellation.
                     raise asyncio.CancelledError from error
-                raise await self._translated(error) from error
+                raise await self._translated(error, was_sent=is_committing) from error
+
+    async def run_transaction(self, work: Callable[[Executor], Awaitable[Result]]) -> Result:
+        """Run `work` as one transaction and return its result; again from the start if PostgreSQL rolled it back.
+
+        Raises:
+            StorageUnavailable: Nothing was changed.
+            OutcomeUnknown: The connection broke; the transaction may have been committed.
+        """
+        for attempt in range(1, REPEATS_MAX + 1):
+            try:
+                async with self.transaction() as transaction:
+                    return await work(transaction)
+            except StorageUnavailable as error:
+                if attempt == REPEATS_MAX or meaning_of(error.__cause__) is not Meaning.ROLLED_BACK:
+                    raise
+                await _pause_before_repeat()
+        raise AssertionError("unreachable")
 
     async def _repeating(self, run: Callable[[], Awaitable[list[Row]]]) -> list[Row]:
         for attempt in range(1, REPEATS_MAX + 1):
             try:
                 return await run()
-            except REPEATABLE as error:
-                if attempt == REPEATS_MAX:
-                    raise await self._translated(error) from error
-                await asyncio.sleep(random.uniform(*REPEAT_PAUSE_SECONDS))  # noqa: S311 - jitter, not a secret
             except Exception as error:
-                raise await self._translated(error) from error
+                if attempt == REPEATS_MAX or meaning_of(error) is not Meaning.ROLLED_BACK:
+                    raise await self._translated(error) from error
+                await _pause_before_repeat()
         raise AssertionError("unreachable")
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[asyncpg.Connection]:
         if self._pool is None:
             raise StorageUnavailable("The server is starting.", retry_after_seconds=RETRY_AFTER_SECONDS)
-        self.waiting += 1
-        try:
-            connection = await self._pool.acquire(timeout=self._settings.acquire_seconds)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            raise StorageUnavailable(
-                f"No connection to PostgreSQL within {self._settings.acquire_seconds:g} s "
-                f"({type(error).__name__}). Nothing was changed; try again shortly.",
-                retry_after_seconds=RETRY_AFTER_SECONDS,
-            ) from error
-        finally:
-            self.waiting -= 1
+        connection = await self._acquire(self._pool)
         try:
             yield connection
         except asyncpg.InternalClientError:
@@ -225,6 +222,36 @@ class Pool:
             raise
         finally:
             await self._release(connection)
+        if self._breaker.is_open:
+            self._breaker.close()
+
+    async def _acquire(self, pool: asyncpg.Pool) -> asyncpg.Connection:
+        if self._breaker.is_open:
+            self._breaker.admit()
+        opens_door = self._door.is_open and not self.idle
+        if opens_door:
+            self._door.admit()
+        self.waiting += 1
+        try:
+            connection = await pool.acquire(timeout=self._settings.acquire_seconds)
+        except CANNOT_CONNECT as error:
+            self._note_no_connection(pool, error)
+            raise StorageUnavailable(
+                f"No connection to PostgreSQL within {self._settings.acquire_seconds:g} s "
+                f"({type(error).__name__}). Nothing was changed; try again shortly.",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            ) from error
+        finally:
+            self.waiting -= 1
+        if opens_door:
+            self._door.close()
+        return connection
+
+    def _note_no_connection(self, pool: asyncpg.Pool, error: Exception) -> None:
+        if isinstance(error, TimeoutError) and pool.get_size() == self._settings.connections_max:
+            self._door.say("pool_exhausted", error)
+        else:
+            self._door.trip(error)
 
     async def _release(self, connection: asyncpg.Connection) -> None:
         assert self._pool is not None
@@ -235,11 +262,19 @@ class Pool:
             with contextlib.suppress(asyncpg.InterfaceError):
                 connection.terminate()
 
-    async def _translated(self, error: Exception) -> Exception:
-        if isinstance(error, asyncpg.ReadOnlySQLTransactionError) and self._pool is not None:
-            # The primary became a standby: connect anew, so that the hosts are asked again.
+    async def _translated(self, error: Exception, *, was_sent: bool = True) -> Exception:
+        meaning = meaning_of(error)
+        if meaning is Meaning.READ_ONLY and self._pool is not None:
             await self._pool.expire_connections()
-        return translate(error) or error
+        if meaning is Meaning.REFUSED:
+            self._breaker.trip(error)
+        elif meaning is not Meaning.BUG:
+            self._breaker.say("database_error", error)
+        return translate(error, was_sent=was_sent) or error
+
+
+async def _pause_before_repeat() -> None:
+    await asyncio.sleep(random.uniform(*REPEAT_PAUSE_SECONDS))  # noqa: S311 - jitter, not a secret
 
 
 def _is_cancelled() -> bool:

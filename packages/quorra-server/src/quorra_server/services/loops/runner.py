@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from quorra_server.domain.errors import QuorraError
+from quorra_server.observability.logging import log_trouble
 from quorra_server.services.ending import end_tasks
 
 log = structlog.get_logger(__name__)
@@ -38,7 +39,7 @@ class Loop:
             try:
                 found_work = await self._run_once()
             except QuorraError as error:
-                log.warning("loop_round_failed", loop=self._name, error=error.message)
+                log_trouble(log, "loop_round_failed", error, loop=self._name)
             except Exception:
                 # A bug in one round must not end the loop: the next round may well succeed.
                 log.exception("loop_round_crashed", loop=self._name)

@@ -10,6 +10,7 @@ from quorra_proto.v1 import quorra_pb2 as pb
 
 from quorra_server.domain.errors import InvalidRequest, PayloadTooLarge, QuorraError
 from quorra_server.domain.job import LeaseId
+from quorra_server.observability.logging import log_trouble
 from quorra_server.services.lease_ids import decode_lease_id
 from quorra_server.storage import history
 from quorra_server.storage.database import Pool
@@ -60,7 +61,7 @@ class Notes:
             if lines:
                 await history.append_logs(self._pool, self._principal, lines)
         except QuorraError as error:
-            log.warning("notes_not_kept", worker=self._worker, error=error.message)
+            log_trouble(log, "notes_not_kept", error, worker=self._worker)
 
     def _log_lines(self, entries: Sequence[pb.LogLine]) -> list[LogLine]:
         lines = []

@@ -20,6 +20,7 @@ from quorra_proto.v1 import quorra_pb2 as pb
 from quorra_server.domain.errors import InvalidRequest, QuorraError
 from quorra_server.domain.job import LeaseBatch, Report
 from quorra_server.domain.states import OutcomeKind
+from quorra_server.observability.logging import log_trouble
 from quorra_server.services import Services
 from quorra_server.services.dispatch import Stream, Subscription
 from quorra_server.services.lease_ids import decode_lease_id
@@ -206,7 +207,7 @@ class WorkStream:
             except QuorraError as error:
                 if not self.stream.is_open:
                     return
-                log.warning("settle_failed", worker=self._terms.worker, reports=len(reports), error=error.message)
+                log_trouble(log, "settle_failed", error, worker=self._terms.worker, reports=len(reports))
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
                 pause = min(pause * 2, SETTLE_TRIES_PAUSE_SECONDS[1])
         else:
@@ -224,7 +225,7 @@ class WorkStream:
                     await leases.extend_run(self._database.fast, self._terms.principal, lease, extra_ms)
                     return
                 except QuorraError as error:
-                    log.warning("extension_failed", worker=self._terms.worker, error=error.message)
+                    log_trouble(log, "extension_failed", error, worker=self._terms.worker)
                     await asyncio.sleep(SETTLE_TRIES_PAUSE_SECONDS[1])
 
     def _forget_settled(self, reports: Sequence[Report]) -> None:
