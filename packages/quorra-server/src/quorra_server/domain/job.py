@@ -5,12 +5,13 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from msgspec import Struct
+
 from quorra_server.domain.retry import Backoff
 from quorra_server.domain.states import JobStatus, OutcomeKind
 
 
-@dataclass(frozen=True, slots=True)
-class NewJob:
+class NewJob(Struct, frozen=True):
     """A validated submission.
 
     Attributes:

@@ -37,6 +37,7 @@ class Event(StrEnum):
 
     SUBMIT = "submit_jobs"
     ENQUEUE = "enqueue"
+    SUBMIT_NAMED = "submit_named_jobs"
     LEASE = "lease_jobs"
     START = "mark_started"
     SETTLE = "settle_attempts"
@@ -81,6 +82,7 @@ def _states(*states: JobStatus) -> frozenset[JobStatus]:
 TRANSITIONS: tuple[Transition, ...] = (
     Transition(Event.SUBMIT, Actor.PRODUCER, _states(), _states(JobStatus.PENDING)),
     Transition(Event.ENQUEUE, Actor.PRODUCER, _states(), _states(JobStatus.PENDING)),
+    Transition(Event.SUBMIT_NAMED, Actor.PRODUCER, _states(), _states(JobStatus.PENDING)),
     # Delivery is the start on the plain path, so a lease may lead straight to `processing`.
     Transition(Event.LEASE, Actor.WORKER, WAITING, HELD),
     Transition(Event.START, Actor.WORKER, _states(JobStatus.LEASED), _states(JobStatus.PROCESSING)),

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 from uuid import UUID
+
+from msgspec import Struct
 
 from quorra_server.domain.errors import FieldProblem, InvalidRequest
 from quorra_server.domain.ids import new_job_id
@@ -21,8 +22,7 @@ BACKOFF_KINDS = get_args(BackoffKind)
 Unit = Literal["seconds", "ms"]
 
 
-@dataclass(frozen=True, slots=True)
-class JobDraft:
+class JobDraft(Struct, frozen=True):
     """What a client may say of a job; None means that it said nothing."""
 
     type: str | None = None
@@ -65,19 +65,23 @@ def validate_job(draft: JobDraft, limits: Limits, *, path: str = "", unit: Unit 
         PayloadTooLarge: The payload is over its limit.
     """
     problems = _Problems(path)
-    job_id, is_callers = _id(draft.id, problems)
+    job_id = new_job_id() if draft.id is None else _id(draft.id, problems)
     name = _text(draft.type, "type", limits.name_characters_max, problems, is_required=True)
     queue = _text(draft.queue, "queue", limits.name_characters_max, problems) if draft.queue is not None else "default"
     payload = _payload(draft.payload, limits, path, problems)
     _range(draft.priority, "priority", *INT32, problems)
     retries = RETRIES_DEFAULT if draft.max_retries is None else draft.max_retries
     _range(retries, "max_retries", 0, limits.retries_max, problems)
-    _when(draft, limits, problems, unit)
-    _duration(draft.timeout_ms, "timeout", limits.timeout_seconds_max, problems, unit)
-    for field, key in (("unique_key", draft.unique_key), ("Idempotency-Key", draft.request_key)):
-        if key is not None:
-            _text(key, field, limits.name_characters_max, problems)
-    _tags(draft.tags, limits, problems)
+    if draft.delay_ms is not None or draft.run_at is not None:
+        _when(draft, limits, problems, unit)
+    if draft.timeout_ms is not None:
+        _duration(draft.timeout_ms, "timeout", limits.timeout_seconds_max, problems, unit)
+    if draft.unique_key is not None:
+        _text(draft.unique_key, "unique_key", limits.name_characters_max, problems)
+    if draft.request_key is not None:
+        _text(draft.request_key, "Idempotency-Key", limits.name_characters_max, problems)
+    if draft.tags:
+        _tags(draft.tags, limits, problems)
     backoff = None if draft.backoff is None else _backoff(draft.backoff, limits, problems)
     if problems.found:
         raise InvalidRequest(problems.found[0].message, problems=problems.found)
@@ -95,7 +99,7 @@ def validate_job(draft: JobDraft, limits: Limits, *, path: str = "", unit: Unit 
         backoff=backoff,
         unique_key=draft.unique_key,
         request_key=draft.request_key,
-        id_is_callers=is_callers,
+        id_is_callers=draft.id is not None,
     )
 
 
@@ -154,14 +158,12 @@ def parse_id(text: str, field: str = "id") -> UUID:
     return job_id
 
 
-def _id(text: str | None, problems: _Problems) -> tuple[UUID, bool]:
-    if text is None:
-        return new_job_id(), False
+def _id(text: str, problems: _Problems) -> UUID:
     try:
-        return parse_id(text), True
+        return parse_id(text)
     except InvalidRequest as error:
         problems.add("id", error.message)
-        return new_job_id(), True
+        return new_job_id()
 
 
 def _text(value: str | None, field: str, characters_max: int, problems: _Problems, *, is_required: bool = False) -> str:
@@ -197,19 +199,19 @@ def _range(value: int, field: str, low: int, high: int, problems: _Problems) -> 
         problems.add(field, f"{field} is {value}; use {low} to {high}.")
 
 
-def _duration(given_ms: int | None, name: str, seconds_max: int, problems: _Problems, unit: Unit) -> None:
-    milliseconds = given_ms or 0
-    if 0 <= milliseconds <= seconds_max * 1000:
+def _duration(given_ms: int, name: str, seconds_max: int, problems: _Problems, unit: Unit) -> None:
+    if 0 <= given_ms <= seconds_max * 1000:
         return
     field = f"{name}_{unit}"
-    given, most = (milliseconds, seconds_max * 1000) if unit == "ms" else (milliseconds / 1000, seconds_max)
+    given, most = (given_ms, seconds_max * 1000) if unit == "ms" else (given_ms / 1000, seconds_max)
     problems.add(field, f"{field} is {given:.15g}; use 0 to {most} ({seconds_max // 86_400:,} days).")
 
 
 def _when(draft: JobDraft, limits: Limits, problems: _Problems, unit: Unit) -> None:
     if draft.delay_ms is not None and draft.run_at is not None:
         problems.add("run_at", f"run_at and delay_{unit} exclude each other; give one of them.")
-    _duration(draft.delay_ms, "delay", limits.delay_seconds_max, problems, unit)
+    if draft.delay_ms is not None:
+        _duration(draft.delay_ms, "delay", limits.delay_seconds_max, problems, unit)
     if draft.run_at is None:
         return
     if draft.run_at.tzinfo is None:

@@ -5,6 +5,7 @@ answer, after the commit that holds its job, and its own error.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
@@ -69,41 +70,41 @@ class SubmitService:
             answers, created = await self._pool.run_transaction(
                 lambda transaction: self._submit_careful(transaction, jobs, principal)
             )
-        else:
-            created = await store.submit_jobs(self._pool, jobs)
-            answers = [SubmittedJob(job.id, JobStatus.PENDING, created[job.id]) for job in jobs]
-        self._follow_up([job for job in jobs if job.id in created], created)
-        return answers
+            fresh = [job for job in _distinct(jobs) if job.id in created]
+            self._follow_up(fresh, [created[job.id] for job in fresh])
+            return answers
+        return await self._submit_new(jobs)
+
+    async def _submit_new(self, jobs: Sequence[NewJob]) -> list[SubmittedJob]:
+        """Submit jobs that cannot exist already."""
+        due = await store.submit_jobs(self._pool, jobs)
+        self._follow_up(jobs, due)
+        return [SubmittedJob(job.id, JobStatus.PENDING, run_at) for job, run_at in zip(jobs, due, strict=True)]
 
     async def _run(self) -> None:
         while self._waiting:
             group, self._waiting = self._waiting[:GROUP_MAX], self._waiting[GROUP_MAX:]
             try:
-                created = await store.submit_jobs(self._pool, [job for job, _ in group])
+                answers = await self._submit_new([job for job, _ in group])
             except Exception as error:
                 # Whatever went wrong belongs to the callers; this task serves others too.
-                for _, answer in group:
-                    if not answer.done():
-                        answer.set_exception(error)
+                for _, waiting in group:
+                    if not waiting.done():
+                        waiting.set_exception(error)
                 continue
-            for job, answer in group:
-                if not answer.done():
-                    answer.set_result(SubmittedJob(job.id, JobStatus.PENDING, created[job.id]))
-            self._follow_up([job for job, _ in group], created)
+            for (_, waiting), answer in zip(group, answers, strict=True):
+                if not waiting.done():
+                    waiting.set_result(answer)
 
-    def _follow_up(self, jobs: Sequence[NewJob], due: dict[UUID, datetime]) -> None:
-        counts: dict[str, int] = {}
-        ready: set[str] = set()
-        for job in jobs:
-            counts[job.queue] = counts.get(job.queue, 0) + 1
-            if job.delay_ms or job.run_at:
-                self._wakeups.work_due(job.queue, due[job.id].timestamp())
-            else:
-                ready.add(job.queue)
-        for queue, count in counts.items():
+    def _follow_up(self, jobs: Sequence[NewJob], due: Sequence[datetime]) -> None:
+        for queue, count in Counter([job.queue for job in jobs]).items():
             self._metrics.jobs_created.labels(self._metrics.queue(queue)).inc(count)
         self._metrics.submit_batch.observe(len(jobs))
-        self._wakeups.work_ready(ready)
+        delayed = [(job, run_at) for job, run_at in zip(jobs, due, strict=True) if job.delay_ms or job.run_at]
+        for job, run_at in delayed:
+            self._wakeups.work_due(job.queue, run_at.timestamp())
+        if len(delayed) < len(jobs):
+            self._wakeups.work_ready({job.queue for job in jobs if not (job.delay_ms or job.run_at)})
 
     async def _submit_careful(
         self, transaction: Executor, jobs: Sequence[NewJob], principal: str
@@ -111,7 +112,7 @@ class SubmitService:
         """Submit jobs that may exist already; returns the answers and when the new ones are due."""
         merged = await _claim_keys(transaction, jobs, principal)
         fresh = _distinct([job for job in jobs if job.id not in merged])
-        created = await store.submit_jobs(transaction, fresh)
+        created = await store.submit_named_jobs(transaction, fresh)
         wanted = {job.id: merged.get(job.id, job.id) for job in jobs}
         known_ids = {wanted[job.id] for job in jobs} - set(created)
         existing = {job.id: job for job in await store.get_jobs(transaction, list(known_ids))}

@@ -3,17 +3,18 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from quorra_server.domain.job import JobDetails, NewJob
 from quorra_server.domain.retry import Backoff
 from quorra_server.domain.states import HELD, WAITING, JobStatus
-from quorra_server.storage.database import Executor, Row, column, sparse
+from quorra_server.storage.database import Executor, Row, column, shared, sparse
 from quorra_server.storage.statements import statement
 
 SUBMIT_JOBS = statement("submit_jobs")
+SUBMIT_NAMED_JOBS = statement("submit_named_jobs")
 GET_JOBS = statement("get_jobs")
 FIND_ENDED = statement("find_ended")
 LIST_JOBS = statement("list_jobs")
@@ -32,24 +33,47 @@ PURGE_DEAD = statement("purge_dead")
 TAG_SEPARATOR = "\x1f"
 
 
-async def submit_jobs(executor: Executor, jobs: Sequence[NewJob]) -> dict[UUID, datetime]:
-    """Record new jobs and return when each of them is due. Ids that existed are missing from the reply."""
-    rows = await executor.fetch(
-        SUBMIT_JOBS,
+async def submit_jobs(executor: Executor, jobs: Sequence[NewJob]) -> list[datetime]:
+    """Record jobs whose ids are new, and return when each of them is due, in the order given."""
+    rows = await executor.fetch(SUBMIT_JOBS, *_columns(jobs))
+    submitted_at: datetime = rows[0]["submitted_at"]
+    return [_due(job, submitted_at) for job in jobs]
+
+
+async def submit_named_jobs(executor: Executor, jobs: Sequence[NewJob]) -> dict[UUID, datetime]:
+    """Record jobs whose ids their callers chose, and return when each new one of them is due.
+
+    Ids that existed are missing from the reply: repeating is harmless.
+    """
+    if not jobs:
+        return {}
+    rows = await executor.fetch(SUBMIT_NAMED_JOBS, *_columns(jobs))
+    submitted_at, created = rows[0]["submitted_at"], set(rows[0]["created"] or ())
+    return {job.id: _due(job, submitted_at) for job in jobs if job.id in created}
+
+
+def _columns(jobs: Sequence[NewJob]) -> tuple[Sequence[Any] | None, ...]:
+    return (
         [job.id for job in jobs],
-        [job.type for job in jobs],
+        shared([job.type for job in jobs]),
         [job.payload for job in jobs],
-        [job.queue for job in jobs],
-        [job.priority for job in jobs],
-        [job.max_retries for job in jobs],
+        shared([job.queue for job in jobs]),
+        shared([job.priority for job in jobs]),
+        shared([job.max_retries for job in jobs]),
         sparse([job.run_at for job in jobs]),
         sparse([job.delay_ms or None for job in jobs]),
         sparse([job.timeout_ms or None for job in jobs]),
         sparse([job.unique_key for job in jobs]),
         sparse([TAG_SEPARATOR.join(job.tags) if job.tags else None for job in jobs]),
-        sparse([backoff_json(job.backoff) for job in jobs]),
+        sparse([backoff_json(job.backoff) if job.backoff else None for job in jobs]),
     )
-    return {row["id"]: row["run_at"] for row in rows}
+
+
+def _due(job: NewJob, submitted_at: datetime) -> datetime:
+    """Say when a job is due, as its row has it."""
+    if job.run_at is not None:
+        return job.run_at.astimezone(UTC)
+    return submitted_at + timedelta(milliseconds=job.delay_ms) if job.delay_ms else submitted_at
 
 
 async def get_jobs(executor: Executor, job_ids: Sequence[UUID]) -> list[JobDetails]:
