@@ -6,27 +6,94 @@ read only so far.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from sanic.exceptions import BadRequest, RequestTimeout
-from sanic.http import Http
+from sanic.http import Http, Stage
 from sanic.server.protocols.http_protocol import HttpProtocol
+
+from quorra_server.transports.rest.lane import HEAD, Lane, PlainHead, plain_head
 
 HEAD_SECONDS_MAX = 5.0
 # A client that is answered before it has sent all of its body gets this long to notice.
 UNWANTED_BODY_SECONDS_MAX = 5.0
+# Many clients send a body right after its head, in a packet of its own.
+LANE_BODY_SECONDS_MAX = 0.5
 
-# RFC 9112: no space before the colon, no folded lines, no control characters. A proxy in front that reads a head in
-# another way than this server could be made to smuggle a second request past its rules.
-_HEAD = re.compile(rb"[!-~]+ [^\x00- \x7f]+ HTTP/1\.[01](?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*)*")
 _BAD_LENGTH = re.compile(rb"\r\ncontent-length:(?![ \t]*[0-9]{1,18}[ \t]*(?:\r\n|\Z))", re.IGNORECASE)
 
 
 class StrictHttp(Http):
-    """Sanic's reading of HTTP/1.1, with absolute deadlines and a strict head."""
+    """Sanic's reading of HTTP/1.1, with absolute deadlines, a strict head, and a lane for the busiest request."""
 
-    __slots__ = ()
+    __slots__ = ("_lane", "_last_head", "_more_bytes")
+
+    def __init__(self, protocol: Any) -> None:
+        """Take the protocol whose bytes are read, and the lane of its application."""
+        super().__init__(protocol)  # type: ignore[no-untyped-call]
+        self._lane: Lane = protocol.app.ctx.lane
+        self._last_head: PlainHead | None = None
+        self._more_bytes: Callable[[], Awaitable[None]] = protocol.receive_more
+        # Sanic waits here for a request to begin; those of the lane begin and end here.
+        self._receive_more = self._receive_next
+
+    async def http1(self) -> None:
+        """Serve the connection until it ends."""
+        self.init_for_request()  # type: ignore[no-untyped-call]
+        # Its first bytes may have come before this began.
+        await self._run_lane()
+        await super().http1()  # type: ignore[no-untyped-call]
+
+    async def _receive_next(self) -> None:
+        await self._more_bytes()
+        await self._run_lane()
+
+    async def _run_lane(self) -> None:
+        # Not idle, or with a request: the rest of that request is what was waited for.
+        while self.stage is Stage.IDLE and self.request is None and (body := await self._plain_body()) is not None:
+            # While the stage says so, neither a stop nor the keep-alive timeout closes the connection.
+            self.stage = Stage.HANDLER
+            try:
+                assert self._last_head is not None
+                await self.protocol.send(await self._lane.answer(self._last_head.headers, body))
+            finally:
+                self.stage = Stage.IDLE
+            if not self.recv_buffer:
+                await self._more_bytes()
+
+    async def _plain_body(self) -> bytes | None:
+        """Take the request that waits, if it is one for the lane, and return its body; leave any other as it is."""
+        buffer: bytearray = self.recv_buffer
+        head = self._plain_head(buffer)
+        if head is None:
+            return None
+        size = len(head.raw) + head.body_bytes
+        if len(buffer) < size and not await self._received(size):
+            return None
+        body = bytes(buffer[len(head.raw) : size])
+        del buffer[:size]
+        return body
+
+    def _plain_head(self, buffer: bytearray) -> PlainHead | None:
+        head = self._last_head
+        # The requests of one connection mostly have the same head, byte for byte: it is checked once.
+        if head is None or not buffer.startswith(head.raw):
+            head = self._last_head = plain_head(buffer)
+        return head
+
+    async def _received(self, size: int) -> bool:
+        """Wait a little for the rest of a request. Sanic's own deadlines begin afterwards."""
+        self.stage = Stage.REQUEST
+        try:
+            async with asyncio.timeout(LANE_BODY_SECONDS_MAX):
+                while len(self.recv_buffer) < size:
+                    await self._more_bytes()
+        except TimeoutError:
+            return False
+        finally:
+            self.stage = Stage.IDLE
+        return True
 
     async def http1_request_header(self) -> None:
         """Receive and check a head, and let Sanic parse it."""
@@ -44,7 +111,7 @@ class StrictHttp(Http):
                 return
             await self._receive_more()
         head = bytes(buffer[:end])
-        if not _HEAD.fullmatch(head):
+        if not HEAD.fullmatch(head):
             raise BadRequest("its head breaks RFC 9112")
         if _BAD_LENGTH.search(head):
             raise BadRequest("its Content-Length is not a number")

@@ -1,5 +1,6 @@
 """Routes of jobs: submit, read, list, cancel, retry, change."""
 
+import asyncio
 import math
 import re
 from collections.abc import AsyncIterator
@@ -40,15 +41,24 @@ LINE_AIR_BYTES = 64 * 1024
 LOG_LINES_MAX = 1_000
 NDJSON = "application/x-ndjson"
 
+Line = tuple[int, bytes]
+Answers = dict[int, Any]
+
 _decode_job = msgspec.json.Decoder(shapes.JobBody).decode
 _decode_batch = msgspec.json.Decoder(shapes.BatchBody).decode
+_encode_lines = msgspec.json.Encoder().encode_lines
 
 
 async def submit_job(call: Call[shapes.JobBody, None]) -> HTTPResponse:
     """Submit one job; 200 with `"existing": true` if it was submitted before."""
-    job = _job_of(call.server, call.body, request_key=call.request.headers.get("idempotency-key"))
-    submitted = await call.server.services.submit.submit_job(job, call.principal)
+    request_key = call.request.headers.get("idempotency-key")
+    submitted = await accept_job(call.server, call.body, call.principal, request_key)
     return reply(shapes.Submitted.of(submitted), 200 if submitted.existing else 201)
+
+
+async def accept_job(server: Server, body: shapes.JobBody, principal: str, request_key: str | None) -> SubmittedJob:
+    """Submit the job of a body, whichever way its request came."""
+    return await server.services.submit.submit_job(_job_of(server, body, request_key=request_key), principal)
 
 
 async def submit_batch(call: Call[Memory, None]) -> HTTPResponse:
@@ -58,9 +68,9 @@ async def submit_batch(call: Call[Memory, None]) -> HTTPResponse:
         raise InvalidRequest(message, problems=[FieldProblem("Idempotency-Key", message)])
     kind = (call.request.headers.get("content-type") or "").partition(";")[0].strip().lower()
     if kind == NDJSON:
-        check_encoding(call.request)
+        check_encoding(call.request.headers)
         return await _import(call)
-    check_json_type(call.request)
+    check_json_type(call.request.headers)
     server = call.server
     raw = await read_body(call.request, server.limits.batch_bytes_max, call.body)
     batch = decode_json(_decode_batch, raw)
@@ -73,50 +83,65 @@ async def submit_batch(call: Call[Memory, None]) -> HTTPResponse:
 
 
 async def _import(call: Call[Memory, None]) -> HTTPResponse:
-    """Import lines in bounded memory: a chunk is recorded and answered before the next one is read."""
+    """Import lines in bounded memory: while one chunk is recorded, at most one more is read and checked."""
     response = await call.request.respond(content_type=NDJSON, status=200)
     assert response is not None
-    chunk: list[tuple[int, bytes]] = []
-    number = chunk_bytes = 0
-    async for line in _lines(call):
-        number += 1
-        if line.strip():
-            chunk.append((number, line))
-            chunk_bytes += len(line)
-        if len(chunk) >= IMPORT_CHUNK_JOBS or chunk_bytes >= IMPORT_CHUNK_BYTES:
-            await response.send(await _import_chunk(call, chunk))
-            chunk, chunk_bytes = [], 0
-    if chunk:
-        await response.send(await _import_chunk(call, chunk))
+    recording: asyncio.Task[None] | None = None
+
+    async def record(chunk: list[Line], jobs: list[tuple[int, NewJob]], refused: Answers) -> None:
+        answers = refused | await _submit_lines(call, jobs)
+        await response.send(_encode_lines([answers[number] for number, _ in chunk]))
+
+    try:
+        async for chunk in _chunks(call):
+            checked = _check_lines(call.server, chunk)
+            if recording is not None:
+                await recording
+            recording = asyncio.create_task(record(chunk, *checked))
+        if recording is not None:
+            await recording
+    finally:
+        if recording is not None:
+            recording.cancel()
     await response.eof()
     return cast(HTTPResponse, response)
 
 
-async def _lines(call: Call[Memory, None]) -> AsyncIterator[bytes]:
-    """Yield the lines of a body; one that is over the payload limit comes back cut, and is refused as such."""
+async def _chunks(call: Call[Memory, None]) -> AsyncIterator[list[Line]]:
+    """Yield the lines of a body in chunks, with their numbers; blank lines count, and are left out.
+
+    A line that is over the payload limit comes cut, and is refused as such.
+    """
     longest = _line_bytes_max(call.server)
+    chunk: list[Line] = []
+    count = chunk_bytes = 0
     rest = b""
     async for data in body_chunks(call.request):
         *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            yield line
+        chunk += [(number, line) for number, line in enumerate(lines, count + 1) if line.strip()]
+        count += len(lines)
+        chunk_bytes += len(data)
+        while len(chunk) >= IMPORT_CHUNK_JOBS or (chunk and chunk_bytes >= IMPORT_CHUNK_BYTES):
+            yield chunk[:IMPORT_CHUNK_JOBS]
+            chunk, chunk_bytes = chunk[IMPORT_CHUNK_JOBS:], 0
         if len(rest) > longest:
             rest = rest[: longest + 1]
-    if rest:
-        yield rest
+    if rest.strip():
+        chunk.append((count + 1, rest))
+    if chunk:
+        yield chunk
 
 
-async def _import_chunk(call: Call[Memory, None], chunk: list[tuple[int, bytes]]) -> bytes:
-    """Record the lines that are good, all of them in one transaction, and answer each line."""
-    answers: dict[int, dict[str, Any]] = {}
+def _check_lines(server: Server, chunk: list[Line]) -> tuple[list[tuple[int, NewJob]], Answers]:
+    """Return the jobs of the lines that are good, and the answers to those that are not."""
     jobs: list[tuple[int, NewJob]] = []
+    answers: Answers = {}
     for number, line in chunk:
         try:
-            jobs.append((number, _job_of(call.server, _decoded_line(call.server, line))))
+            jobs.append((number, _job_of(server, _decoded_line(server, line))))
         except QuorraError as error:
             answers[number] = {"line": number, "error": problem_of(error)}
-    answers.update(await _submit_lines(call, jobs))
-    return b"".join(msgspec.json.encode(answers[number]) + b"\n" for number, _ in chunk)
+    return jobs, answers
 
 
 def _decoded_line(server: Server, line: bytes) -> shapes.JobBody:
@@ -129,24 +154,20 @@ def _line_bytes_max(server: Server) -> int:
     return server.limits.payload_bytes_max + LINE_AIR_BYTES
 
 
-async def _submit_lines(call: Call[Memory, None], jobs: list[tuple[int, NewJob]]) -> dict[int, dict[str, Any]]:
+async def _submit_lines(call: Call[Memory, None], jobs: list[tuple[int, NewJob]]) -> Answers:
+    """Record jobs, all of them in one transaction if none is refused, and return the answer to each line."""
     submit = call.server.services.submit
     try:
         submitted = await submit.submit_jobs([job for _, job in jobs], call.principal)
-        return {number: _line(number, job) for (number, _), job in zip(jobs, submitted, strict=True)}
+        return {number: shapes.ImportedLine(number, *job) for (number, _), job in zip(jobs, submitted, strict=True)}
     except QuorraError as error:
         if len(jobs) == 1:
             return {jobs[0][0]: {"line": jobs[0][0], "error": problem_of(error)}}
     # One of them was refused, and with it all: one by one, so that only the culprit is.
-    answers: dict[int, dict[str, Any]] = {}
+    answers: Answers = {}
     for entry in jobs:
         answers.update(await _submit_lines(call, [entry]))
     return answers
-
-
-def _line(number: int, job: SubmittedJob) -> dict[str, Any]:
-    answer = {"line": number, "id": str(job.id), "status": job.status.value, "run_at": job.run_at}
-    return {**answer, "existing": True} if job.existing else answer
 
 
 async def read_job(call: Call[None, shapes.GetQuery]) -> HTTPResponse:

@@ -3,7 +3,7 @@
 import asyncio
 import difflib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from urllib.parse import parse_qs
@@ -130,6 +130,16 @@ async def body_chunks(request: Request) -> AsyncIterator[bytes]:
         yield chunk
 
 
+def key_of(headers: Mapping[str, str]) -> str | None:
+    """Return the API key that came with a request."""
+    key = headers.get("x-api-key")
+    if not key:
+        scheme, _, token = (headers.get("authorization") or "").partition(" ")
+        key = token.strip() if scheme.lower() == "bearer" else None
+    # What is not UTF-8 arrives as half surrogates, which no key has.
+    return key.encode("utf-8", "replace").decode() if key else None
+
+
 def decode_query(route: Route, request: Request) -> Any:
     """Return the query parameters as the route's type.
 
@@ -172,28 +182,28 @@ def _invalid(field_name: str, message: str) -> InvalidRequest:
     return InvalidRequest(message, problems=[FieldProblem(field_name, message)])
 
 
-def check_json_type(request: Request) -> None:
+def check_json_type(headers: Mapping[str, str]) -> None:
     """Refuse bodies that say they are something else than JSON.
 
     Raises:
         InvalidRequest: The Content-Type is another one.
     """
-    kind = (request.headers.get("content-type") or "application/json").partition(";")[0].strip().lower()
+    kind = (headers.get("content-type") or "application/json").partition(";")[0].strip().lower()
     if kind not in ("application/json", "application/x-www-form-urlencoded"):
         # curl -d says it is a form unless told otherwise; what counts is that it parses as JSON.
         raise _invalid("Content-Type", f"Content-Type is {kind}; send application/json.")
-    check_encoding(request)
+    check_encoding(headers)
 
 
-def check_encoding(request: Request) -> None:
+def check_encoding(headers: Mapping[str, str]) -> None:
     """Refuse bodies that say they are compressed, or not UTF-8.
 
     Raises:
         InvalidRequest: The Content-Encoding or the charset is another one.
     """
-    compression = (request.headers.get("content-encoding") or "identity").strip().lower()
+    compression = (headers.get("content-encoding") or "identity").strip().lower()
     if compression != "identity":
         raise _invalid("Content-Encoding", f"Content-Encoding is {compression}; send the body uncompressed.")
-    charset = _CHARSET.search(request.headers.get("content-type") or "")
+    charset = _CHARSET.search(headers.get("content-type") or "")
     if charset and charset[1].lower() not in ("utf-8", "utf8"):
         raise _invalid("Content-Type", f"The charset is {charset[1]}; JSON is sent as UTF-8.")

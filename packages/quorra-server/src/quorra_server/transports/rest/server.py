@@ -20,6 +20,7 @@ from quorra_server.storage.database import Database
 from quorra_server.transports.dashboard.pages import Dashboard
 from quorra_server.transports.rest import dead, health, jobs, openapi, queues, workers
 from quorra_server.transports.rest.connection import HEAD_SECONDS_MAX, StrictProtocol
+from quorra_server.transports.rest.lane import Lane
 from quorra_server.transports.rest.problems import decode_json, problem_response
 from quorra_server.transports.rest.routes import (
     Call,
@@ -28,6 +29,7 @@ from quorra_server.transports.rest.routes import (
     Server,
     check_json_type,
     decode_query,
+    key_of,
     read_body,
 )
 
@@ -63,6 +65,7 @@ class RestServer:
         self._authenticate = authenticate
         self._memory = Memory(config.limits.bodies_bytes_max)
         self._app = _sanic_app()
+        self._app.ctx.lane = Lane(self._server, authenticate)
         self._asyncio_server: Any = None
         for route in ROUTES:
             self._bind(route)
@@ -96,7 +99,7 @@ class RestServer:
         bytes_max = self._config.limits.payload_bytes_max + BODY_AIR_BYTES
 
         async def handle(request: Request, **path: str) -> HTTPResponse:
-            principal = self._authenticate(key_of(request)) if needs_key else ""
+            principal = self._authenticate(key_of(request.headers)) if needs_key else ""
             body: Any = None
             if route.is_stream:
                 body = self._memory
@@ -120,7 +123,7 @@ class RestServer:
         self._app.add_route(guarded, path, methods=methods, name=name, stream=True)
 
     async def _decoded(self, request: Request, decode: Callable[[bytes], Any], bytes_max: int) -> Any:
-        check_json_type(request)
+        check_json_type(request.headers)
         return decode_json(decode, await read_body(request, bytes_max, self._memory) or b"{}")
 
     def _bind_documents(self, api: dict[str, Any]) -> None:
@@ -141,16 +144,6 @@ class RestServer:
         self._add("/docs", "GET", docs)
 
 
-def key_of(request: Request) -> str | None:
-    """Return the API key that came with a request."""
-    key: str | None = request.headers.get("x-api-key")
-    if not key:
-        scheme, _, token = (request.headers.get("authorization") or "").partition(" ")
-        key = token.strip() if scheme.lower() == "bearer" else None
-    # What is not UTF-8 arrives as half surrogates, which no key has.
-    return key.encode("utf-8", "replace").decode() if key else None
-
-
 def _sanic_app() -> Sanic[Any, Any]:
     # Sanic keeps a registry of names; several servers may live in one process one after another.
     app: Sanic[Any, Any] = Sanic(f"quorra-{time.monotonic_ns()}", configure_logging=False)
@@ -163,7 +156,9 @@ def _sanic_app() -> Sanic[Any, Any]:
         REQUEST_MAX_SIZE=UNWANTED_BODY_BYTES_MAX,
         FALLBACK_ERROR_FORMAT="json",
         MOTD=False,
-        TOUCHUP=False,
+        # Sanic takes its signals, to which nobody here listens, out of its own code, and with them half of a request's
+        # time. It can do so once in a process.
+        TOUCHUP=not getattr(Sanic, "__touched__", False),
     )
     logging.getLogger("sanic").setLevel(logging.ERROR)
     logging.getLogger("sanic.error").setLevel(logging.CRITICAL)

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from typing import Annotated, Any
+from uuid import UUID
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
@@ -47,7 +48,7 @@ class BatchBody(Struct, forbid_unknown_fields=True):
 class Submitted(Struct, omit_defaults=True):
     """The answer to a submission."""
 
-    id: str
+    id: UUID
     status: JobStatus
     run_at: datetime
     existing: bool = False
@@ -55,13 +56,23 @@ class Submitted(Struct, omit_defaults=True):
     @classmethod
     def of(cls, job: SubmittedJob) -> "Submitted":
         """Return the answer for a submitted job."""
-        return cls(str(job.id), job.status, job.run_at, job.existing)
+        return cls(job.id, job.status, job.run_at, job.existing)
 
 
 class SubmittedBatch(Struct):
     """The answers to a batch, in the order given."""
 
     jobs: list[Submitted]
+
+
+class ImportedLine(Struct, omit_defaults=True):
+    """The answer to one line of an import that was recorded; the first line is 1."""
+
+    line: int
+    id: UUID
+    status: JobStatus
+    run_at: datetime
+    existing: bool = False
 
 
 class AttemptError(Struct):
