@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from quorra_proto.v1 import quorra_pb2 as pb
 
 from quorra_server.domain.errors import InvalidRequest, PayloadTooLarge
-from quorra_server.domain.job import JobDetails, LeaseBatch, LeasedJob, LeaseId, Report, Settled, SubmittedJob
+from quorra_server.domain.job import JobDetails, LeaseBatch, LeasedJob, LeaseId, Report, Settled
 from quorra_server.domain.json_text import checked_json
 from quorra_server.domain.limits import Limits
 from quorra_server.domain.states import OutcomeKind
@@ -206,11 +206,6 @@ def _backoff(message: pb.Backoff) -> dict[str, Any]:
         "jitter": message.jitter,
     }
     return {name: value for name, value in given.items() if value}
-
-
-def submitted(job: SubmittedJob) -> pb.SubmittedJob:
-    """Return the answer to one submission."""
-    return pb.SubmittedJob(id=str(job.id), status=job.status.value, run_at=timestamp(job.run_at), existing=job.existing)
 
 
 def details(job: JobDetails) -> pb.JobDetails:

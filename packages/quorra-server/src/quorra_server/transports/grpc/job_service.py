@@ -1,12 +1,13 @@
 """JobService: what producers and operators call over gRPC."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from quorra_proto.v1 import quorra_pb2 as pb
 from quorra_proto.v1 import quorra_pb2_grpc as pb_grpc
 
 from quorra_server.domain.errors import InvalidRequest, PayloadTooLarge
+from quorra_server.domain.job import SubmittedJob
 from quorra_server.domain.limits import Limits
 from quorra_server.domain.states import JobStatus
 from quorra_server.domain.validation import parse_id, validate_job, validate_name
@@ -35,7 +36,7 @@ class JobService(pb_grpc.JobServiceServicer):
         """Submit one job."""
         job = validate_job(convert.draft(request.job, request.idempotency_key), self._limits, path="job.")
         submitted = await self._services.submit.submit_job(job, context.principal)
-        return pb.SubmitJobResponse(job=convert.submitted(submitted))
+        return pb.SubmitJobResponse(job=_answers([submitted]).jobs[0])
 
     async def SubmitJobs(self, request: pb.SubmitJobsRequest, context: Any) -> pb.SubmitJobsResponse:
         """Submit a batch, all or nothing."""
@@ -48,7 +49,7 @@ class JobService(pb_grpc.JobServiceServicer):
             for position, spec in enumerate(request.jobs)
         ]
         submitted = await self._services.submit.submit_jobs(jobs, context.principal)
-        return pb.SubmitJobsResponse(jobs=[convert.submitted(job) for job in submitted])
+        return _answers(submitted)
 
     async def ImportJobs(
         self, request_iterator: AsyncIterator[pb.SubmitJobsRequest], context: Any
@@ -104,6 +105,16 @@ class JobService(pb_grpc.JobServiceServicer):
                 if count
             ]
         )
+
+
+def _answers(submitted: Sequence[SubmittedJob]) -> pb.SubmitJobsResponse:
+    # The jobs of a batch are mostly due at one moment, and a timestamp takes longer to make than the rest of an answer.
+    moments = {run_at: convert.timestamp(run_at) for run_at in {job.run_at for job in submitted}}
+    response = pb.SubmitJobsResponse()
+    # Made in place: a list of messages would be copied into the response one by one.
+    for job in submitted:
+        response.jobs.add(id=str(job.id), status=job.status, run_at=moments[job.run_at], existing=job.existing)
+    return response
 
 
 def _status(text: str) -> JobStatus | None:
