@@ -109,6 +109,8 @@ class Stage(contextlib.AbstractContextManager["Stage"]):
             "QUORRA_HTTP_ADDR": http,
             "QUORRA_GRPC_ADDR": grpc,
             "QUORRA_LOG_LEVEL": "warning",
+            # All of them come from one address.
+            "QUORRA_HTTP_CONNECTIONS_PER_ADDRESS_MAX": "0",
         }
         server = Server(f"http://{http}", grpc, self._start(["quorra-server"], environment))
         self.servers.append(server)

@@ -14,6 +14,7 @@ from quorra_proto.v1 import quorra_pb2 as pb
 from quorra_proto.v1.quorra_pb2_grpc import WorkerServiceStub
 
 from tests.support.processes import RunningServer
+from tests.support.waiting import eventually_sync
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ class PlainWorker:
         self.stub, self.metadata = stub, metadata
 
     def lease(self, queue: str, **wishes: Any) -> list[pb.Job]:
-        request = pb.LeaseRequest(worker_id="plain-1", queue=queue, **{"max_jobs": 10, **wishes})
+        request = pb.LeaseRequest(queue=queue, **{"worker_id": "plain-1", "max_jobs": 10, **wishes})
         return list(self.stub.LeaseJobs(request, metadata=self.metadata))
 
     def ack(self, job: pb.Job, **fields: Any) -> pb.JobAckResponse:
@@ -51,6 +52,22 @@ def _stale_acks(server: RunningServer) -> float:
     found = re.search(r"^quorra_stale_acks_total (\S+)$", httpx.get(f"{server.http_url}/metrics").text, re.MULTILINE)
     assert found is not None
     return float(found[1])
+
+
+def test_a_plain_worker_is_listed_and_written_down_once_in_a_while(
+    api: httpx.Client, worker: PlainWorker, queue_name: str
+) -> None:
+    def listed() -> list[dict[str, Any]]:
+        live = api.get("/v1/workers").json()["workers"]
+        return [entry for entry in live if entry["worker_id"] == f"plain-{queue_name}"]
+
+    worker.lease(queue_name, worker_id=f"plain-{queue_name}", types=["t"])
+    (first,) = eventually_sync(listed, "it is listed")
+    for _ in range(20):
+        worker.lease(queue_name, worker_id=f"plain-{queue_name}")
+
+    assert ([queue_name], ["t"], "LeaseJobs") == (first["queues"], first["types"], first["version"])
+    assert [first] == listed()
 
 
 def test_a_job_is_leased_run_and_acked(api: httpx.Client, worker: PlainWorker, queue_name: str) -> None:

@@ -12,6 +12,7 @@ import structlog
 
 from quorra_server.config import Address, Config
 from quorra_server.domain.errors import QuorraError, Unauthenticated
+from quorra_server.observability.loop_lag import measure_loop_lag
 from quorra_server.observability.metrics import Metrics
 from quorra_server.services import Services
 from quorra_server.services.cancel import CancelService
@@ -20,6 +21,7 @@ from quorra_server.services.health import HealthService
 from quorra_server.services.lease import LeaseService
 from quorra_server.services.loops import close_batches, expire_leases, fold_counts, prune_history, time_out_runs
 from quorra_server.services.loops.runner import Loop
+from quorra_server.services.plain_workers import PlainWorkers
 from quorra_server.services.purge import PurgeService
 from quorra_server.services.replay import ReplayService
 from quorra_server.services.reschedule import RescheduleService
@@ -57,7 +59,15 @@ async def serve(config: Config, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_opened(database))
         await stack.enter_async_context(_running(config, services, wakeups, metrics, database))
-        grpc_server = GrpcServer(services, database, config.limits, authenticate, node=config.node, version=VERSION)
+        grpc_server = GrpcServer(
+            services,
+            database,
+            config.limits,
+            authenticate,
+            node=config.node,
+            version=VERSION,
+            connection_age_seconds=config.timing.connection_age_seconds,
+        )
         rest_server = RestServer(services, database, metrics, config, authenticate, version=VERSION)
         with _listening(config.listen.http) as http_socket:
             await _start_grpc(grpc_server, config.listen.grpc)
@@ -123,6 +133,7 @@ def _services(config: Config, database: Database, wakeups: Wakeups, metrics: Met
     return Services(
         submit=SubmitService(database.main, wakeups, metrics),
         lease=LeaseService(database.fast, wakeups, metrics, poll_seconds=poll_seconds),
+        plain_workers=PlainWorkers(database.main),
         dispatcher=Dispatcher(database.fast, wakeups, metrics, poll_seconds=poll_seconds),
         starts=StartsBuffer(database.fast),
         settle=SettleService(database.fast, wakeups, metrics),
@@ -178,9 +189,11 @@ async def _running(
     services.starts.start()
     for loop in loops:
         loop.start()
+    lag = asyncio.create_task(measure_loop_lag(metrics.loop_lag_seconds))
     try:
         yield
     finally:
+        lag.cancel()
         for loop in loops:
             await loop.stop()
         await services.dispatcher.stop()

@@ -91,6 +91,7 @@ class Timing:
     poll_seconds: float
     retention_succeeded_days: int
     retention_dead_days: int
+    connection_age_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +206,15 @@ OPTIONS = (
     _Option("QUORRA_RETENTION_DEAD_DAYS", "30", _number(1, 3650)),
     _Option("QUORRA_PAYLOAD_BYTES_MAX", str(Limits().payload_bytes_max), _number(1_024, 64 * 1024 * 1024)),
     _Option("QUORRA_BATCH_JOBS_MAX", str(Limits().batch_jobs_max), _number(1, 100_000)),
+    _Option("QUORRA_BODIES_BYTES_MAX", str(Limits().bodies_bytes_max), _number(1024 * 1024, 64 * 1024**3)),
+    _Option("QUORRA_HTTP_CONNECTIONS_MAX", str(Limits().http_connections_max), _number(1, 1_000_000)),
+    _Option(
+        "QUORRA_HTTP_CONNECTIONS_PER_ADDRESS_MAX",
+        str(Limits().http_connections_per_address_max),
+        _number(0, 1_000_000),
+    ),
+    _Option("QUORRA_STREAMS_PER_KEY_MAX", str(Limits().streams_per_key_max), _number(1, 1_000_000)),
+    _Option("QUORRA_GRPC_CONNECTION_AGE", "30m", _duration),
 )
 # Read by workers and the command line; known, so that they are not called misspelt here.
 OTHER_PROGRAMS = frozenset(
@@ -363,9 +373,15 @@ def _config(values: Mapping[str, Any]) -> Config:
             poll_seconds=values["QUORRA_POLL_INTERVAL"],
             retention_succeeded_days=values["QUORRA_RETENTION_SUCCEEDED_DAYS"],
             retention_dead_days=values["QUORRA_RETENTION_DEAD_DAYS"],
+            connection_age_seconds=values["QUORRA_GRPC_CONNECTION_AGE"],
         ),
         limits=Limits(
-            payload_bytes_max=values["QUORRA_PAYLOAD_BYTES_MAX"], batch_jobs_max=values["QUORRA_BATCH_JOBS_MAX"]
+            payload_bytes_max=values["QUORRA_PAYLOAD_BYTES_MAX"],
+            batch_jobs_max=values["QUORRA_BATCH_JOBS_MAX"],
+            bodies_bytes_max=values["QUORRA_BODIES_BYTES_MAX"],
+            http_connections_max=values["QUORRA_HTTP_CONNECTIONS_MAX"],
+            http_connections_per_address_max=values["QUORRA_HTTP_CONNECTIONS_PER_ADDRESS_MAX"],
+            streams_per_key_max=values["QUORRA_STREAMS_PER_KEY_MAX"],
         ),
         node=values["QUORRA_NODE_NAME"] or f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(3)}",
     )

@@ -21,3 +21,6 @@ class Limits:
     backoff_seconds_max: int = 30 * 86_400
     page_jobs_max: int = 500
     bodies_bytes_max: int = 64 * 1024 * 1024
+    http_connections_max: int = 1_000
+    http_connections_per_address_max: int = 50
+    streams_per_key_max: int = 1_000

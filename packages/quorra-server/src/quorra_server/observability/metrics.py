@@ -15,6 +15,7 @@ OTHER_QUEUES = "(other)"
 
 WAIT_BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 RUN_BUCKETS_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 7200)
+LAG_BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 BATCH_BUCKETS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000)
 
 
@@ -89,6 +90,13 @@ class Metrics:
         self.submit_batch = self._histogram("quorra_submit_batch_jobs", "Jobs in one insert", BATCH_BUCKETS)
         self.lease_batch = self._histogram("quorra_lease_batch_jobs", "Jobs in one lease", BATCH_BUCKETS)
         self.settle_batch = self._histogram("quorra_settle_batch_jobs", "Reports in one settle", BATCH_BUCKETS)
+        self.loop_lag_seconds = self._histogram(
+            "quorra_event_loop_lag_seconds", "How late the event loop comes to what is due", LAG_BUCKETS_SECONDS
+        )
+        self.http_connections = Gauge("quorra_http_connections", "Open HTTP connections", registry=self.registry)
+        self.connections_refused = self._counter(
+            "quorra_http_connections_refused_total", "HTTP connections too many, by the limit they met", "limit"
+        )
         self.streams = Gauge("quorra_worker_streams", "Open worker streams", registry=self.registry)
         self.pool_connections = Gauge(
             "quorra_database_connections", "Connections to PostgreSQL", ["pool", "state"], registry=self.registry

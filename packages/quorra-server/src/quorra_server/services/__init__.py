@@ -6,6 +6,7 @@ from quorra_server.services.cancel import CancelService
 from quorra_server.services.dispatch import Dispatcher
 from quorra_server.services.health import HealthService
 from quorra_server.services.lease import LeaseService
+from quorra_server.services.plain_workers import PlainWorkers
 from quorra_server.services.purge import PurgeService
 from quorra_server.services.replay import ReplayService
 from quorra_server.services.reschedule import RescheduleService
@@ -22,6 +23,7 @@ class Services:
 
     submit: SubmitService
     lease: LeaseService
+    plain_workers: PlainWorkers
     dispatcher: Dispatcher
     starts: StartsBuffer
     settle: SettleService

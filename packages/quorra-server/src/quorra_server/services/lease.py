@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import uuid4
@@ -38,8 +38,10 @@ class LeaseService:
         self._sleepers: dict[str, set[asyncio.Event]] = {}
         wakeups.listen(self._hear)
 
-    async def lease_jobs(self, wish: LeaseWish) -> AsyncIterator[LeaseBatch]:
+    async def lease_jobs(self, wish: LeaseWish, is_here: Callable[[], None]) -> AsyncIterator[LeaseBatch]:
         """Yield lease batches until the wish is fulfilled, or nothing is due; wait for the first job if asked to.
+
+        Calls `is_here` now and then for as long as the worker asks.
 
         Raises:
             StorageUnavailable: Jobs that were leased already are in the batches yielded before.
@@ -48,6 +50,7 @@ class LeaseService:
         with self._sleeper(wish.queues) as woken:
             while True:
                 woken.clear()
+                is_here()
                 left = wish.jobs_max
                 for queue in wish.queues:
                     batch = await self._lease_batch(wish, queue, left) if left else None

@@ -1,16 +1,18 @@
 """What every gRPC call passes: authentication on the way in, errors with status and code on the way out."""
 
+import contextlib
 import inspect
 import json
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeAlias
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from quorra_server.domain.errors import InvalidRequest, MalformedRequest, QuorraError
+from quorra_server.domain.errors import InvalidRequest, MalformedRequest, Overloaded, QuorraError
 from quorra_server.transports.status import status_of
 
 log = structlog.get_logger(__name__)
@@ -36,11 +38,13 @@ class CallContext:
 
 
 class Door(grpc.aio.ServerInterceptor):
-    """Lets known keys in, and turns errors into statuses."""
+    """Lets known keys in, bounds their streams, and turns errors into statuses."""
 
-    def __init__(self, authenticate: Authenticate) -> None:
-        """Take what knows the keys."""
+    def __init__(self, authenticate: Authenticate, streams_per_key_max: int) -> None:
+        """Take what knows the keys, and how many streams each may have open."""
         self._authenticate = authenticate
+        self._streams_per_key_max = streams_per_key_max
+        self._streams: Counter[str] = Counter()
 
     async def intercept_service(
         self,
@@ -65,14 +69,17 @@ class Door(grpc.aio.ServerInterceptor):
         if handler.unary_stream:
             return grpc.unary_stream_rpc_method_handler(self._streaming(handler.unary_stream, key), **options)
         method = handler.stream_stream
-        wrapped = self._streaming(method, key) if _yields(method) else self._answering(method, key)
+        wrapped = self._streaming(method, key) if _yields(method) else self._answering(method, key, is_stream=True)
         return grpc.stream_stream_rpc_method_handler(wrapped, **options)
 
-    def _answering(self, method: Callable[..., Awaitable[Any]], key: str | None) -> Callable[..., Awaitable[Any]]:
+    def _answering(
+        self, method: Callable[..., Awaitable[Any]], key: str | None, *, is_stream: bool = False
+    ) -> Callable[..., Awaitable[Any]]:
         async def call(request: Any, context: Any) -> Any:
             try:
                 principal = self._authenticate(key)
-                return await method(_readable(request), CallContext(context, principal))
+                with self._counted(principal) if is_stream else contextlib.nullcontext():
+                    return await method(_readable(request), CallContext(context, principal))
             except Exception as error:
                 # Everything leaves as a status: an error of the contract with its code, a bug with an incident id.
                 await _abort(context, error)
@@ -85,13 +92,31 @@ class Door(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
             try:
                 principal = self._authenticate(key)
-                async for message in method(_readable(request), CallContext(context, principal)):
-                    yield message
+                with self._counted(principal):
+                    async for message in method(_readable(request), CallContext(context, principal)):
+                        yield message
             except Exception as error:
                 # Everything leaves as a status: an error of the contract with its code, a bug with an incident id.
                 await _abort(context, error)
 
         return call
+
+    @contextlib.contextmanager
+    def _counted(self, principal: str) -> Iterator[None]:
+        """Count a stream while it is open."""
+        if self._streams[principal] >= self._streams_per_key_max:
+            raise Overloaded(
+                f"The key has {self._streams[principal]:,} streams open on this server, as many as one may have "
+                "(QUORRA_STREAMS_PER_KEY_MAX); use one Work stream for each worker process, or try again shortly.",
+                retry_after_seconds=1,
+            )
+        self._streams[principal] += 1
+        try:
+            yield
+        finally:
+            self._streams[principal] -= 1
+            if not self._streams[principal]:
+                del self._streams[principal]
 
 
 def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:

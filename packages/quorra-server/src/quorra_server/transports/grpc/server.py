@@ -31,10 +31,16 @@ class GrpcServer:
         *,
         node: str,
         version: str,
+        connection_age_seconds: float,
     ) -> None:
-        """Build the server; nothing listens before `start`."""
+        """Build the server; nothing listens before `start`.
+
+        Args:
+            connection_age_seconds: When clients are asked to connect anew, so that load evens out over servers that
+                came later; give or take a tenth, and never if 0.
+        """
         self._server = grpc.aio.server(
-            interceptors=[Door(authenticate)],
+            interceptors=[Door(authenticate, limits.streams_per_key_max)],
             options=[
                 ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
                 ("grpc.max_send_message_length", -1),
@@ -42,9 +48,12 @@ class GrpcServer:
                 ("grpc.max_concurrent_streams", STREAMS_MAX),
                 ("grpc.so_reuseport", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+                *_age_options(connection_age_seconds),
             ],
         )
-        self._workers = WorkerService(services, database, node=node, version=version)
+        self._workers = WorkerService(
+            services, database, node=node, version=version, stream_age_seconds=connection_age_seconds
+        )
         self._health = health.aio.HealthServicer()
         quorra_pb2_grpc.add_WorkerServiceServicer_to_server(self._workers, self._server)
         quorra_pb2_grpc.add_JobServiceServicer_to_server(JobService(services, database, limits), self._server)
@@ -78,3 +87,11 @@ class GrpcServer:
     async def stop(self, grace_seconds: float) -> None:
         """Take no more calls, and give those under way so long to end."""
         await self._server.stop(grace_seconds)
+
+
+def _age_options(seconds: float) -> list[tuple[str, int]]:
+    """Let connections end politely at an age, to which the library adds its jitter, and firmly at twice that age."""
+    if not seconds:
+        return []
+    age_ms = int(seconds * 1000)
+    return [("grpc.max_connection_age_ms", age_ms), ("grpc.max_connection_age_grace_ms", age_ms)]

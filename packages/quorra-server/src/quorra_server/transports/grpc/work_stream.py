@@ -51,6 +51,7 @@ class StreamTerms:
     types: Sequence[str]
     lease_ms: int
     ping_seconds: float
+    age_seconds: float
 
 
 class WorkStream:
@@ -91,6 +92,7 @@ class WorkStream:
             asyncio.create_task(self._ping()),
             asyncio.create_task(self._wait_for_overrun()),
         ]
+        aging = asyncio.create_task(self._age())
         try:
             done, _ = await asyncio.wait([reader, *others], return_when=asyncio.FIRST_COMPLETED)
             if reader in done:
@@ -99,10 +101,17 @@ class WorkStream:
                 task.result()
         finally:
             self._services.dispatcher.close_stream(self.stream)
-            for task in (reader, *others):
+            for task in (reader, *others, aging):
                 task.cancel()
-            await asyncio.gather(reader, *others, return_exceptions=True)
+            await asyncio.gather(reader, *others, aging, return_exceptions=True)
             await self._services.starts.flush()
+
+    async def _age(self) -> None:
+        """Ask the worker to connect anew once the stream is old; jobs that it is sent after that could be lost."""
+        if self._terms.age_seconds:
+            await asyncio.sleep(self._terms.age_seconds)
+            self._services.dispatcher.close_stream(self.stream)
+            self.drain("The stream is old; reconnect, so that load evens out over the servers.")
 
     def drain(self, message: str) -> None:
         """Tell the worker to reconnect elsewhere and finish what runs."""

@@ -1,6 +1,7 @@
 """WorkerService: the whole protocol for workers on one screen."""
 
 import math
+import random
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -32,15 +33,24 @@ WAIT_SECONDS_MAX = 60
 QUEUES_MAX = 1_000
 NAME_CHARACTERS_MAX = 255
 PING_SECONDS = 5.0
+# Streams that were opened together move on one by one.
+AGE_JITTER = (0.9, 1.1)
 # Three tries fit into a lease.
 HEARTBEATS_PER_LEASE = 3
+# Operators see a worker by its heartbeats, however long its leases are.
+HEARTBEAT_SECONDS_MAX = 15.0
+# What is shown as the version of workers that speak the plain way.
+PLAIN_SDK = "LeaseJobs"
 
 
 class WorkerService(pb_grpc.WorkerServiceServicer):
     """What workers call. Errors of the domain leave through the interceptor, with their status and code."""
 
-    def __init__(self, services: Services, database: Database, *, node: str, version: str) -> None:
-        """Take the verbs, and the name and version that workers are told."""
+    def __init__(
+        self, services: Services, database: Database, *, node: str, version: str, stream_age_seconds: float = 0
+    ) -> None:
+        """Take the verbs, the name and version that workers are told, and when their streams move on (0: never)."""
+        self._stream_age_seconds = stream_age_seconds
         self._services = services
         self._database = database
         self._node = node
@@ -59,7 +69,17 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
             * _within(request.lease_ttl_seconds or LEASE_SECONDS_DEFAULT, *LEASE_SECONDS, "lease_ttl_seconds"),
             wait_seconds=_within(request.wait_seconds, 0, WAIT_SECONDS_MAX, "wait_seconds"),
         )
-        async for batch in self._services.lease.lease_jobs(wish):
+        hello = WorkerHello(
+            wish.worker,
+            boot_id="",
+            node=self._node,
+            host=convert.readable(context.peer())[:NAME_CHARACTERS_MAX],
+            sdk=PLAIN_SDK,
+            slots=wish.jobs_max,
+            queues=wish.queues,
+            types=wish.types,
+        )
+        async for batch in self._services.lease.lease_jobs(wish, lambda: self._services.plain_workers.note(hello)):
             for message in convert.jobs_message(batch, batch.jobs).jobs:
                 yield message
 
@@ -154,12 +174,15 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
             types=[_name(name, "types") for name in hello.types],
             lease_ms=lease_seconds * 1000,
             ping_seconds=PING_SECONDS,
+            age_seconds=self._stream_age_seconds * random.uniform(*AGE_JITTER),  # noqa: S311 - jitter, not a secret
         )
         welcome = pb.Welcome(
             server_id=self._node,
             server_version=self._version,
             lease_ttl_seconds=lease_seconds,
-            heartbeat_interval_ms=math.ceil(lease_seconds * 1000 / HEARTBEATS_PER_LEASE),
+            heartbeat_interval_ms=min(
+                math.ceil(lease_seconds * 1000 / HEARTBEATS_PER_LEASE), int(HEARTBEAT_SECONDS_MAX * 1000)
+            ),
             ping_interval_ms=int(PING_SECONDS * 1000),
             adjusted=adjusted,
         )

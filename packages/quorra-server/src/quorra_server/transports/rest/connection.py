@@ -13,13 +13,17 @@ from sanic.exceptions import BadRequest, RequestTimeout
 from sanic.http import Http, Stage
 from sanic.server.protocols.http_protocol import HttpProtocol
 
+from quorra_server.domain.errors import Overloaded
 from quorra_server.transports.rest.lane import HEAD, Lane, PlainHead, plain_head
+from quorra_server.transports.rest.problems import problem_response
 
 HEAD_SECONDS_MAX = 5.0
 # A client that is answered before it has sent all of its body gets this long to notice.
 UNWANTED_BODY_SECONDS_MAX = 5.0
 # Many clients send a body right after its head, in a packet of its own.
 LANE_BODY_SECONDS_MAX = 0.5
+# A connection too many gets this long to read why it is closed.
+TURNED_AWAY_SECONDS_MAX = 1.0
 
 _BAD_LENGTH = re.compile(rb"\r\ncontent-length:(?![ \t]*[0-9]{1,18}[ \t]*(?:\r\n|\Z))", re.IGNORECASE)
 
@@ -127,6 +131,43 @@ class StrictHttp(Http):
 
 
 class StrictProtocol(HttpProtocol):
-    """Connections that read HTTP strictly."""
+    """Connections that read HTTP strictly, as many as the server's `Admission` lets in."""
 
     HTTP_CLASS: Any = StrictHttp
+    __slots__ = ("address",)
+
+    def connection_made(self, transport: Any) -> None:
+        """Let the connection in, or answer at once that there are too many."""
+        # None for one that was not let in.
+        self.address: str | None = None
+        peer = transport.get_extra_info("peername")
+        address = str(peer[0]) if peer else ""
+        try:
+            self.app.ctx.admission.enter(address)
+        except Overloaded as error:
+            self._turn_away(transport, error)
+            return
+        self.address = address
+        super().connection_made(transport)  # type: ignore[no-untyped-call]
+
+    def _turn_away(self, transport: Any, error: Overloaded) -> None:
+        answer = problem_response(error)
+        body = answer.body or b""
+        headers = {**answer.headers, "Content-Type": answer.content_type, "Content-Length": len(body)}
+        lines = [f"HTTP/1.1 {answer.status} Too Many Requests", "Connection: close"]
+        lines.extend(f"{name}: {value}" for name, value in headers.items())
+        transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+        # Closing at once, with its request unread, would reset the connection before the answer is seen.
+        transport.write_eof()
+        self.loop.call_later(TURNED_AWAY_SECONDS_MAX, transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what arrives; what one says that was turned away is not heard."""
+        if self.address is not None:
+            super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Make room for the next connection."""
+        if self.address is not None:
+            self.app.ctx.admission.leave(self.address)
+            super().connection_lost(exc)  # type: ignore[no-untyped-call]

@@ -42,7 +42,7 @@ class Memory:
 
     def __init__(self, bytes_max: int) -> None:
         """Start empty."""
-        self._left = bytes_max
+        self._bytes_max = self._left = bytes_max
 
     def take(self, size: int) -> None:
         """Reserve room for more bytes.
@@ -51,7 +51,11 @@ class Memory:
             Overloaded: There is none; the client should come back.
         """
         if size > self._left:
-            raise Overloaded("The server holds too many large requests; try again shortly.", retry_after_seconds=1)
+            raise Overloaded(
+                f"The request bodies that the server holds would have more than {self._bytes_max:,} bytes "
+                "(QUORRA_BODIES_BYTES_MAX); try again shortly.",
+                retry_after_seconds=1,
+            )
         self._left -= size
 
     def give_back(self, size: int) -> None:

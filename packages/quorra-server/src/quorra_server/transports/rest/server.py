@@ -19,6 +19,7 @@ from quorra_server.services import Services
 from quorra_server.storage.database import Database
 from quorra_server.transports.dashboard.pages import Dashboard
 from quorra_server.transports.rest import dead, health, jobs, openapi, queues, workers
+from quorra_server.transports.rest.admission import Admission
 from quorra_server.transports.rest.connection import HEAD_SECONDS_MAX, StrictProtocol
 from quorra_server.transports.rest.lane import Lane
 from quorra_server.transports.rest.problems import decode_json, problem_response
@@ -66,6 +67,12 @@ class RestServer:
         self._memory = Memory(config.limits.bodies_bytes_max)
         self._app = _sanic_app()
         self._app.ctx.lane = Lane(self._server, authenticate)
+        self._app.ctx.admission = Admission(
+            config.limits.http_connections_max,
+            # Behind a proxy everybody has one address.
+            0 if config.listen.behind_tls_proxy else config.limits.http_connections_per_address_max,
+            metrics,
+        )
         self._asyncio_server: Any = None
         for route in ROUTES:
             self._bind(route)
