@@ -5,7 +5,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
 from quorra_server.config import OPTIONS
 from quorra_server.observability.metrics import Metrics
 
@@ -39,9 +38,10 @@ def test_every_setting_is_documented_and_every_documented_one_exists() -> None:
 
 
 def test_every_metric_is_documented_and_every_documented_one_exists() -> None:
-    registry: CollectorRegistry = Metrics("0", "test").registry
+    metrics = Metrics("0", "test")
     names = {
         f"{metric.name}_total" if metric.type == "counter" else metric.name
+        for registry in (metrics.counted, metrics.asked)
         for metric in registry.collect()
         if metric.type != "info"
     }

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.processes import API_KEY, BIN, clean_environment, start_server
+from tests.support.processes import API_KEY, BIN, RunningServer, clean_environment, start_server
 from tests.support.rest import Rest
 from tests.support.services import free_port
 from tests.support.waiting import eventually_sync
+
+CREATED = 'quorra_jobs_created_total{queue="default"}'
+PENDING = 'quorra_job_queue_length{queue="default",status="pending"}'
 
 
 def _run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -65,6 +68,51 @@ def test_several_nodes_share_the_ports_and_a_killed_one_is_replaced(database_url
     assert 0 == code
     assert 1 == second.returncode
     assert "Is another server running" in second.stderr
+
+
+def test_a_scrape_of_any_process_answers_for_all_of_them(database_url: str) -> None:
+    with start_server(database_url, arguments=("--workers", "2")) as server:
+        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+        nodes = {_scrape(server)["quorra_build_info"]}
+
+        def both_have_counted() -> bool:
+            # A connection of its own for each request, so that either process may take it.
+            httpx.post(f"{server.http_url}/v1/jobs", json={"type": "t", "payload": {}}, headers=server.headers)
+            nodes.add(_scrape(server)["quorra_build_info"])
+            return len(nodes) == 2
+
+        eventually_sync(both_have_counted, "both processes were scraped")
+        scrapes = [_scrape(server) for _ in range(20)]
+        (submitted,) = {scrape[CREATED] for scrape in scrapes}
+
+        assert nodes == {scrape["quorra_build_info"] for scrape in scrapes}
+        assert {str(Rest(server).count("default", "pending"))} == {f"{float(submitted):g}"}
+        assert {submitted} == {scrape[PENDING] for scrape in scrapes}, "counted in the database, once"
+
+        killed = children.read_text().split()[0]
+        subprocess.run(["kill", "-9", killed], check=True)
+        eventually_sync(lambda: killed not in children.read_text().split(), "it is gone")
+        after = eventually_sync(lambda: _scrape(server, patient=True), "somebody answers")
+        assert submitted == after[CREATED], "what a killed process counted stays counted"
+
+
+def _scrape(server: RunningServer, *, patient: bool = False) -> dict[str, str]:
+    """Return each sample; for build information its labels, which name the process."""
+    try:
+        text = httpx.get(f"{server.http_url}/metrics").text
+    except httpx.TransportError:
+        if patient:
+            return {}
+        raise
+    samples = {}
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            bare, _, labels = name.partition("{")
+            if bare == "quorra_build_info":
+                name, value = bare, labels
+            samples[name] = value
+    return samples
 
 
 def test_an_idle_keep_alive_connection_does_not_hold_up_the_stop(database_url: str) -> None:

@@ -12,8 +12,8 @@ import structlog
 
 from quorra_server.config import Address, Config
 from quorra_server.domain.errors import QuorraError, Unauthenticated
-from quorra_server.observability.loop_lag import measure_loop_lag
 from quorra_server.observability.metrics import Metrics
+from quorra_server.observability.process import measure_process
 from quorra_server.services import Services
 from quorra_server.services.cancel import CancelService
 from quorra_server.services.dispatch import Dispatcher
@@ -189,11 +189,11 @@ async def _running(
     services.starts.start()
     for loop in loops:
         loop.start()
-    lag = asyncio.create_task(measure_loop_lag(metrics.loop_lag_seconds))
+    measuring = asyncio.create_task(measure_process(metrics, {"main": database.main, "fast": database.fast}))
     try:
         yield
     finally:
-        lag.cancel()
+        measuring.cancel()
         for loop in loops:
             await loop.stop()
         await services.dispatcher.stop()

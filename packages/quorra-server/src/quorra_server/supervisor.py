@@ -8,9 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 from quorra_server.config import Address, Config
@@ -44,12 +46,20 @@ def supervise(count: int, config: Config, environment: Mapping[str, str]) -> int
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    nodes = [_Node(_spawn(environment), time.monotonic(), 0.0, RESPAWN_SECONDS[0]) for _ in range(count)]
-    while not stopping:
-        for node in nodes:
-            _look_after(node, environment)
-        time.sleep(LOOK_SECONDS)
-    return _stop_all(nodes)
+    with tempfile.TemporaryDirectory(prefix="quorra-metrics-", ignore_cleanup_errors=True) as counts:
+        child = _child_environment(environment, counts)
+        nodes = [_Node(_spawn(child), time.monotonic(), 0.0, RESPAWN_SECONDS[0]) for _ in range(count)]
+        while not stopping:
+            for node in nodes:
+                _look_after(node, child, Path(counts))
+            time.sleep(LOOK_SECONDS)
+        return _stop_all(nodes)
+
+
+def _child_environment(environment: Mapping[str, str], counts: str) -> dict[str, str]:
+    """Return what a process needs to know: a name of its own, and where all of them keep their metrics."""
+    child = {name: value for name, value in environment.items() if name != "QUORRA_NODE_NAME"}
+    return {**child, "PROMETHEUS_MULTIPROC_DIR": counts}
 
 
 def _claim(address: Address) -> str | None:
@@ -66,11 +76,10 @@ def _claim(address: Address) -> str | None:
 
 
 def _spawn(environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    child = {name: value for name, value in environment.items() if name != "QUORRA_NODE_NAME"}
-    return subprocess.Popen([sys.executable, "-m", "quorra_server", "serve"], env=child)
+    return subprocess.Popen([sys.executable, "-m", "quorra_server", "serve"], env=environment)
 
 
-def _look_after(node: _Node, environment: Mapping[str, str]) -> None:
+def _look_after(node: _Node, environment: Mapping[str, str], counts: Path) -> None:
     now = time.monotonic()
     if node.process is not None and node.process.poll() is not None:
         was_well = now - node.started_at > WELL_SECONDS
@@ -81,6 +90,9 @@ def _look_after(node: _Node, environment: Mapping[str, str]) -> None:
             f"the next one starts in {node.pause:.1f} s",
             file=sys.stderr,
         )
+        # What it counted stays counted; what it held it holds no more.
+        for gauge in counts.glob(f"gauge_live*_{node.process.pid}.db"):
+            gauge.unlink()
         node.process = None
     if node.process is None and now >= node.respawn_at:
         node.process, node.started_at = _spawn(environment), now

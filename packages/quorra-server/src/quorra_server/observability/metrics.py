@@ -1,15 +1,16 @@
 """Every metric, with its unit and labels, in one list. Labels are bounded: never an id, at most `QUEUES_MAX` queues."""
 
+import os
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
-from prometheus_client.core import HistogramMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from quorra_server.domain.states import JobStatus
 
+# Set by a supervisor, before the library is imported: where its processes keep their counts.
+SHARED_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 QUEUES_MAX = 200
 OTHER_QUEUES = "(other)"
 
@@ -19,46 +20,39 @@ LAG_BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 
 BATCH_BUCKETS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000)
 
 
-class BatchHistogram(Collector):
+class BatchHistogram(Histogram):
     """A histogram that takes the values of a whole batch at once: its cost is in the batch, not in each job."""
-
-    def __init__(self, name: str, meaning: str, buckets: Sequence[float], registry: CollectorRegistry) -> None:
-        """Start empty; `buckets` are upper bounds, ascending."""
-        self._name = name
-        self._meaning = meaning
-        self._bounds = list(buckets)
-        self._counts = [0] * (len(buckets) + 1)
-        self._sum = 0.0
-        registry.register(self)
 
     def observe_many(self, values: Sequence[float]) -> None:
         """Add values. Most batches fall into one bucket, which the smallest and the largest value tell."""
         if not values:
             return
-        bounds, counts = self._bounds, self._counts
+        bounds, buckets = self._upper_bounds, self._buckets
         lowest, highest = bisect_left(bounds, min(values)), bisect_left(bounds, max(values))
         if lowest == highest:
-            counts[lowest] += len(values)
+            buckets[lowest].inc(len(values))
         else:
+            counts = [0] * len(bounds)
             for value in values:
                 counts[bisect_left(bounds, value)] += 1
-        self._sum += sum(values)
-
-    def collect(self) -> Iterator[HistogramMetricFamily]:
-        """Give the values to a scrape, cumulated as the format wants them."""
-        names = [str(float(bound)) for bound in self._bounds] + ["+Inf"]
-        cumulated = list(accumulate(self._counts))
-        yield HistogramMetricFamily(
-            self._name, self._meaning, buckets=list(zip(names, cumulated, strict=True)), sum_value=self._sum
-        )
+            for bucket, count in zip(buckets, counts, strict=True):
+                if count:
+                    bucket.inc(count)
+        self._sum.inc(sum(values))
 
 
 class Metrics:
-    """The metrics of one server process, in a registry of their own."""
+    """The metrics of one server: of all its processes, where a supervisor runs several.
+
+    Attributes:
+        counted: What each process counts for itself; a scrape of any of them answers with the sum over all.
+        asked: What the process that is scraped asks the database for, or says of itself.
+    """
 
     def __init__(self, version: str, node: str) -> None:
         """Create all metrics at zero."""
-        self.registry = CollectorRegistry()
+        self.counted = CollectorRegistry()
+        self.asked = CollectorRegistry()
         self._queues: set[str] = set()
         self.jobs_created = self._counter("quorra_jobs_created_total", "Jobs accepted", "queue")
         self.jobs_leased = self._counter("quorra_jobs_leased_total", "Jobs given to a worker", "queue")
@@ -73,19 +67,19 @@ class Metrics:
         )
         self.stale_acks = self._counter("quorra_stale_acks_total", "Reports refused because the lease was lost")
         self.queue_length = Gauge(
-            "quorra_job_queue_length", "Jobs by queue and status", ["queue", "status"], registry=self.registry
+            "quorra_job_queue_length", "Jobs by queue and status", ["queue", "status"], registry=self.asked
         )
         self.oldest_waiting = Gauge(
-            "quorra_oldest_waiting_job_seconds", "How long the oldest due job has waited", registry=self.registry
+            "quorra_oldest_waiting_job_seconds", "How long the oldest due job has waited", registry=self.asked
         )
         self.wait_seconds = BatchHistogram(
             "quorra_job_wait_seconds",
             "From when a job was due to when it was leased",
-            WAIT_BUCKETS_SECONDS,
-            self.registry,
+            buckets=WAIT_BUCKETS_SECONDS,
+            registry=self.counted,
         )
         self.run_seconds = BatchHistogram(
-            "quorra_job_run_seconds", "How long attempts ran", RUN_BUCKETS_SECONDS, self.registry
+            "quorra_job_run_seconds", "How long attempts ran", buckets=RUN_BUCKETS_SECONDS, registry=self.counted
         )
         self.submit_batch = self._histogram("quorra_submit_batch_jobs", "Jobs in one insert", BATCH_BUCKETS)
         self.lease_batch = self._histogram("quorra_lease_batch_jobs", "Jobs in one lease", BATCH_BUCKETS)
@@ -93,28 +87,38 @@ class Metrics:
         self.loop_lag_seconds = self._histogram(
             "quorra_event_loop_lag_seconds", "How late the event loop comes to what is due", LAG_BUCKETS_SECONDS
         )
-        self.http_connections = Gauge("quorra_http_connections", "Open HTTP connections", registry=self.registry)
+        self.http_connections = self._gauge("quorra_http_connections", "Open HTTP connections")
         self.connections_refused = self._counter(
             "quorra_http_connections_refused_total", "HTTP connections too many, by the limit they met", "limit"
         )
-        self.streams = Gauge("quorra_worker_streams", "Open worker streams", registry=self.registry)
-        self.pool_connections = Gauge(
-            "quorra_database_connections", "Connections to PostgreSQL", ["pool", "state"], registry=self.registry
-        )
+        self.streams = self._gauge("quorra_worker_streams", "Open worker streams")
+        self.pool_connections = self._gauge("quorra_database_connections", "Connections to PostgreSQL", "pool", "state")
         self.wakeup_path = Gauge(
-            "quorra_wakeup_path_up", "Whether a path for wake-ups works", ["path"], registry=self.registry
+            "quorra_wakeup_path_up",
+            "Whether a path for wake-ups works",
+            ["path"],
+            registry=self.counted,
+            multiprocess_mode="livemin",  # up means that all processes hear by it
         )
         self.wakeups_received = Counter(
-            "quorra_wakeups_received_total", "Wake-ups from other servers", ["path"], registry=self.registry
+            "quorra_wakeups_received_total", "Wake-ups from other servers", ["path"], registry=self.counted
         )
         self.cursor_leases = self._counter(
             "quorra_cursor_leases_total",
             "Leases that began at the cursor because the head of the queue was slow",
             "queue",
         )
-        Info("quorra_build", "Version and name of this server", registry=self.registry).info(
+        Info("quorra_build", "Version and name of this server", registry=self.asked).info(
             {"version": version, "node": node}
         )
+
+    def text(self) -> bytes:
+        """Return everything in Prometheus's own format."""
+        counted = self.counted
+        if os.environ.get(SHARED_FOLDER_VARIABLE):
+            counted = CollectorRegistry()
+            MultiProcessCollector(counted)  # type: ignore[no-untyped-call]
+        return generate_latest(counted) + generate_latest(self.asked)
 
     def queue(self, name: str) -> str:
         """Return the label value for a queue: its name, or one name for all queues past the first `QUEUES_MAX`."""
@@ -137,7 +141,10 @@ class Metrics:
             self.queue_length.labels(name, status_name).set(count)
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
-        return Counter(name, meaning, labels, registry=self.registry)
+        return Counter(name, meaning, labels, registry=self.counted)
+
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        return Gauge(name, meaning, labels, registry=self.counted, multiprocess_mode="livesum")
 
     def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(name, meaning, buckets=buckets, registry=self.registry)
+        return Histogram(name, meaning, buckets=buckets, registry=self.counted)

@@ -1,6 +1,5 @@
 """Routes of health and metrics; open by default."""
 
-from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from sanic.response import HTTPResponse
 
@@ -27,14 +26,10 @@ async def ready(call: Call[None, None]) -> HTTPResponse:
 async def metrics(call: Call[None, None]) -> HTTPResponse:
     """Give all metrics to Prometheus; while the database is away the gauges that come from it are left out."""
     await _refresh(call.server)
-    return HTTPResponse(generate_latest(call.server.metrics.registry), content_type=CONTENT_TYPE_LATEST)
+    return HTTPResponse(call.server.metrics.text(), content_type=CONTENT_TYPE_LATEST)
 
 
 async def _refresh(server: Server) -> None:
-    for name, pool in (("main", server.database.main), ("fast", server.database.fast)):
-        server.metrics.pool_connections.labels(name, "open").set(pool.size)
-        server.metrics.pool_connections.labels(name, "idle").set(pool.idle)
-        server.metrics.pool_connections.labels(name, "awaited").set(pool.waiting)
     try:
         counts = await queues.count_queues(server.database.main)
         waiting = [name for name, by_status in counts.items() if by_status[JobStatus.PENDING]]
