@@ -1,6 +1,7 @@
 """Roles: who may do what in the database, and that a server needs no right to change the schema."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import NamedTuple
@@ -45,7 +46,7 @@ async def logins(database_url: str) -> AsyncIterator[Logins]:
     await migrate(database_url, Roles(**names))
     yield Logins(database_url, as_user(database_url, names["runtime"]), as_user(database_url, names["application"]))
     for name in names.values():
-        await admin.execute(f"DROP OWNED BY {name}")
+        await admin.execute(f"DROP OWNED BY {name} CASCADE")
         await admin.execute(f"DROP ROLE {name}")
     await admin.close()
 
@@ -77,20 +78,45 @@ async def test_the_application_may_execute_the_public_functions_and_no_others(lo
     await application.close()
 
 
-async def test_public_functions_run_as_their_owner_with_a_pinned_search_path(logins: Logins) -> None:
+async def test_public_functions_run_as_their_owner_unless_they_take_any_value_and_pin_the_search_path(
+    logins: Logins,
+) -> None:
     owner = await asyncpg.connect(logins.owner)
 
     rows = await owner.fetch(
-        "SELECT proname, prosecdef, proconfig FROM pg_proc WHERE pronamespace = 'quorra'::regnamespace "
-        "AND (proname = ANY ($1) OR prosecdef)",
+        "SELECT proname, prosecdef, proconfig, 'anyelement'::regtype = ANY (proargtypes) AS takes_any_value "
+        "FROM pg_proc WHERE pronamespace = 'quorra'::regnamespace AND (proname = ANY ($1) OR prosecdef)",
         PUBLIC_FUNCTIONS,
     )
 
     assert set(PUBLIC_FUNCTIONS) <= {row["proname"] for row in rows}
     for row in rows:
-        assert row["prosecdef"], row
+        assert row["prosecdef"] != row["takes_any_value"], row
         assert any(setting.startswith("search_path=pg_catalog") for setting in row["proconfig"]), row
     await owner.close()
+
+
+async def test_a_cast_of_the_callers_type_does_not_run_as_the_owner(logins: Logins) -> None:
+    """Turning a value into JSON calls such a cast: as the owner it could do anything."""
+    owner = await asyncpg.connect(logins.owner)
+    name = urlsplit(logins.application).username
+    await owner.execute(f"CREATE SCHEMA shop AUTHORIZATION {name}")
+    await owner.close()
+    application = await asyncpg.connect(logins.application)
+    await application.execute(
+        """
+        CREATE TYPE shop.item AS ENUM ('hat');
+        CREATE FUNCTION shop.item_json(shop.item) RETURNS json LANGUAGE sql
+            AS $$ SELECT json_build_object('ran_as', current_user) $$;
+        CREATE CAST (shop.item AS json) WITH FUNCTION shop.item_json(shop.item);
+        """
+    )
+
+    row = await application.fetchrow("SELECT id FROM quorra.enqueue('t', 'hat'::shop.item)")
+
+    async with QueueSpec(logins.owner) as queue:
+        assert {"ran_as": name} == json.loads((await queue.job(row["id"])).payload)
+    await application.close()
 
 
 async def test_an_object_of_the_callers_does_not_stand_in_for_one_of_ours(logins: Logins) -> None:
