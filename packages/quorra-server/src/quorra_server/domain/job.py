@@ -11,7 +11,7 @@ from quorra_server.domain.retry import Backoff
 from quorra_server.domain.states import JobStatus, OutcomeKind
 
 
-class NewJob(Struct, frozen=True):
+class NewJob(Struct, frozen=True, gc=False):
     """A validated submission.
 
     Attributes:

@@ -22,7 +22,7 @@ BACKOFF_KINDS = get_args(BackoffKind)
 Unit = Literal["seconds", "ms"]
 
 
-class JobDraft(Struct, frozen=True):
+class JobDraft(Struct, frozen=True, gc=False):
     """What a client may say of a job; None means that it said nothing."""
 
     type: str | None = None

@@ -22,7 +22,7 @@ class BackoffBody(Struct, forbid_unknown_fields=True, omit_defaults=True):
     jitter: float = 0.0
 
 
-class JobBody(Struct, forbid_unknown_fields=True):
+class JobBody(Struct, forbid_unknown_fields=True, gc=False):
     """A job to submit."""
 
     type: str
@@ -45,7 +45,7 @@ class BatchBody(Struct, forbid_unknown_fields=True):
     jobs: list[JobBody]
 
 
-class Submitted(Struct, omit_defaults=True):
+class Submitted(Struct, omit_defaults=True, gc=False):
     """The answer to a submission."""
 
     id: UUID
@@ -65,7 +65,7 @@ class SubmittedBatch(Struct):
     jobs: list[Submitted]
 
 
-class ImportedLine(Struct, omit_defaults=True):
+class ImportedLine(Struct, omit_defaults=True, gc=False):
     """The answer to one line of an import that was recorded; the first line is 1."""
 
     line: int
