@@ -13,6 +13,7 @@ from datetime import timedelta
 import asyncpg
 import psycopg
 from quorra_worker_sdk import Context, Worker, inbox, sql
+from quorra_worker_sdk.testing import TestWorker
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -49,12 +50,22 @@ async def use() -> None:
     text: str = await done.result()
     pages: bytes = await (await render.enqueue(3)).result()
     print(text, pages)
+
+def use_without_a_loop() -> str:
+    return send.enqueue_sync("a@b.c").result_sync()
+
+def test_it() -> None:
+    with TestWorker(worker, deps=2) as test:
+        test.assert_enqueued(send, {"to": "a@b.c"})
+        test.drain_sync()
 """
 BAD = {
     "a wrong type": "await send.enqueue(to=7)",
     "a missing argument": "await send.enqueue()",
     "an unknown argument": 'await send.enqueue(to="x", cc="y")',
     "an awaited result of a synchronous connection": 'await sql.enqueue(psycopg.connect(), send.new_job(to="x"))',
+    "a wrong type without a loop": "send.enqueue_sync(to=7)",
+    "dependencies of a wrong type": 'TestWorker(worker, deps="two")',
     "a wrong result": 'number: int = await (await send.enqueue(to="x")).result()',
 }
 

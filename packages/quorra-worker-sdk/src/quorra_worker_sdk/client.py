@@ -1,8 +1,9 @@
 """Clients: submit, read, wait, cancel and retry jobs from code; and `.enqueue()` of handlers."""
 
 import asyncio
+import functools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -13,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from quorra_proto.v1 import quorra_pb2 as pb
 from quorra_proto.v1.quorra_pb2_grpc import JobServiceStub
 
-from quorra_worker_sdk import config
+from quorra_worker_sdk import codec, config
 from quorra_worker_sdk.errors import JobFailed, StorageUnavailable, WaitTimedOut, from_grpc
 from quorra_worker_sdk.handlers import Handler, Retry
 
@@ -26,6 +27,8 @@ WAIT_MS_MAX = 30_000
 RECONNECT_PAUSE_SECONDS = 0.5
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TERMINAL = frozenset({"succeeded", "dead", "cancelled"})
+# Takes the name of a call and its request, and returns the reply or raises an error of the SDK.
+StandIn = Callable[[str, Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +100,11 @@ class AsyncClient:
         """Take where the server is (`QUORRA_GRPC_ADDR`) and the key (`QUORRA_API_KEY`); connects when first used."""
         settings = config.load()
         self._address = address or settings.address
-        self._metadata = _metadata(settings.api_key if api_key is None else api_key)
+        self._api_key = settings.api_key if api_key is None else api_key
+        self._metadata = _metadata(self._api_key)
         self._channel: grpc.aio.Channel | None = None
+        self._stand_in: StandIn | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -165,15 +171,29 @@ class AsyncClient:
         """
         return _state(await self._call("RetryJob", pb.RetryJobRequest(id=job_id)))
 
+    def answer_with(self, stand_in: StandIn | None) -> None:
+        """Let something else than a server answer this client, for tests; None ends that."""
+        self._stand_in = stand_in
+        self.synchronous.answer_with(stand_in)
+
     async def close(self) -> None:
         """Close the connection; the next call opens it again."""
-        if self._channel is not None:
-            await self._channel.close()
-            self._channel = None
+        channel, self._channel = self._channel, None
+        if channel is not None and self._loop is asyncio.get_running_loop():
+            await channel.close()
+
+    @functools.cached_property
+    def synchronous(self) -> "Client":
+        """The same server for code without an event loop, such as handlers in threads; made when first used."""
+        return Client(self._address, api_key=self._api_key)
 
     async def _call(self, method: str, request: Any, *, seconds: float = CALL_SECONDS_MAX) -> Any:
-        if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS)
+        if self._stand_in is not None:
+            return self._stand_in(method, request)
+        loop = asyncio.get_running_loop()
+        if self._channel is None or self._loop is not loop:
+            # A channel belongs to the loop that opened it; one of an earlier `asyncio.run` died with its loop.
+            self._channel, self._loop = grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS), loop
         try:
             stub = JobServiceStub(self._channel)
             return await getattr(stub, method)(request, timeout=seconds, metadata=self._metadata)
@@ -188,6 +208,7 @@ class Client:
         """Take where the server is (`QUORRA_GRPC_ADDR`) and the key (`QUORRA_API_KEY`)."""
         settings = config.load()
         self._metadata = _metadata(settings.api_key if api_key is None else api_key)
+        self._stand_in: StandIn | None = None
         self._channel = grpc.insecure_channel(address or settings.address, options=CHANNEL_OPTIONS)
         self._stub = JobServiceStub(self._channel)
 
@@ -234,11 +255,17 @@ class Client:
         """Run a failed, delayed or dead job now; see `AsyncClient.retry`."""
         return _state(self._call("RetryJob", pb.RetryJobRequest(id=job_id)))
 
+    def answer_with(self, stand_in: StandIn | None) -> None:
+        """Let something else than a server answer this client, for tests; None ends that."""
+        self._stand_in = stand_in
+
     def close(self) -> None:
         """Close the connection."""
         self._channel.close()
 
     def _call(self, method: str, request: Any, *, seconds: float = CALL_SECONDS_MAX) -> Any:
+        if self._stand_in is not None:
+            return self._stand_in(method, request)
         try:
             return getattr(self._stub, method)(request, timeout=seconds, metadata=self._metadata)
         except grpc.RpcError as error:
@@ -261,10 +288,16 @@ class EnqueuedJob(Generic[R]):
             JobFailed: The job ended dead or cancelled.
             WaitTimedOut: It has not ended within `timeout`.
         """
-        state = await self._client.wait(self.id, timeout=timeout)
+        return self._result_of(await self._client.wait(self.id, timeout=timeout))
+
+    def result_sync(self, *, timeout: timedelta | None = None) -> R:
+        """Return what the handler returned, from code without an event loop; see `result`."""
+        return self._result_of(self._client.synchronous.wait(self.id, timeout=timeout))
+
+    def _result_of(self, state: JobState) -> R:
         if state.status != "succeeded":
             raise JobFailed(f"job {self.id} is {state.status}: {state.last_error or 'no error was recorded'}")
-        result: R = msgspec.convert(state.result, self._handler.binding.return_type)
+        result: R = codec.convert(state.result, self._handler.binding.return_type)
         return result
 
 
@@ -278,6 +311,10 @@ class JobHandler(Generic[P, R]):
         self._options = options or _defaults(handler)
         self.__doc__ = handler.function.__doc__
         self.__name__ = handler.function.__name__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function itself, with its context if it takes one; no job is made."""
+        return self.handler.function(*args, **kwargs)
 
     def options(
         self,
@@ -303,6 +340,14 @@ class JobHandler(Generic[P, R]):
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> EnqueuedJob[R]:
         """Submit a job with the handler's own arguments; it is durable when this returns."""
         submitted = await self._client.submit(self.new_job(*args, **kwargs))
+        return EnqueuedJob(submitted.id, submitted.existing, self._client, self.handler)
+
+    def enqueue_sync(self, *args: P.args, **kwargs: P.kwargs) -> EnqueuedJob[R]:
+        """Submit a job from code without an event loop, such as a web application or a handler in a thread.
+
+        On an event loop it would hold the loop up; use `enqueue` there.
+        """
+        submitted = self._client.synchronous.submit(self.new_job(*args, **kwargs))
         return EnqueuedJob(submitted.id, submitted.existing, self._client, self.handler)
 
     def new_job(self, *args: P.args, **kwargs: P.kwargs) -> NewJob:
@@ -346,7 +391,7 @@ def _fields_of(job: NewJob) -> dict[str, Any]:
     """Return what a job says, and nothing that it leaves to the server: each field costs time."""
     fields: dict[str, Any] = {
         "type": job.type,
-        "payload": job.payload if isinstance(job.payload, bytes) else msgspec.json.encode(job.payload),
+        "payload": job.payload if isinstance(job.payload, bytes) else codec.encode(job.payload),
     }
     for name in ("id", "queue", "priority", "unique_key", "tags"):
         if value := getattr(job, name):

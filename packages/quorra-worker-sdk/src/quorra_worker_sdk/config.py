@@ -36,15 +36,20 @@ def load(environment: Mapping[str, str] | None = None) -> WorkerConfig:
     slots = given.get("QUORRA_WORKER_MAX_JOBS") or "5"
     if not slots.isascii() or not slots.isdigit() or not 1 <= int(slots) <= 10_000:
         raise ValueError(f"QUORRA_WORKER_MAX_JOBS={slots!r}: use a whole number from 1 to 10000")
+    queues = tuple(filter(None, map(str.strip, (given.get("QUORRA_WORKER_QUEUES") or "default").split(","))))
+    if not queues:
+        raise ValueError(f"QUORRA_WORKER_QUEUES={given['QUORRA_WORKER_QUEUES']!r}: name a queue, such as default,email")
+    lease_ttl = given.get("QUORRA_WORKER_LEASE_TTL") or "30s"
+    lease_ttl_seconds = round(duration(lease_ttl, "QUORRA_WORKER_LEASE_TTL"))
+    if lease_ttl_seconds < 1:
+        raise ValueError(f"QUORRA_WORKER_LEASE_TTL={lease_ttl!r}: use one second or more")
     return WorkerConfig(
         address=given.get("QUORRA_GRPC_ADDR") or "localhost:50051",
         api_key=given.get("QUORRA_API_KEY", ""),
         worker_id=unique_id(given.get("QUORRA_WORKER_ID") or "worker-1"),
-        queues=tuple(
-            name.strip() for name in (given.get("QUORRA_WORKER_QUEUES") or "default").split(",") if name.strip()
-        ),
+        queues=queues,
         slots=int(slots),
-        lease_ttl_seconds=round(duration(given.get("QUORRA_WORKER_LEASE_TTL") or "30s", "QUORRA_WORKER_LEASE_TTL")),
+        lease_ttl_seconds=lease_ttl_seconds,
     )
 
 

@@ -3,19 +3,23 @@
 import asyncio
 import itertools
 import logging
+import threading
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar, overload
 
-import msgspec
 from quorra_proto.v1 import quorra_pb2 as pb
 
-from quorra_worker_sdk import sql
+from quorra_worker_sdk import codec, sql
 from quorra_worker_sdk.drivers import AsyncConnection, SyncConnection, sync_driver_of
+from quorra_worker_sdk.errors import LeaseLost
 
 Deps = TypeVar("Deps")
+# A run that ends for this reason still holds its lease.
+DRAINING = "draining"
+TIMED_OUT = "timeout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +57,19 @@ class Job:
 
 
 class Context(Generic[Deps]):
-    """One run, as its handler sees it; safe to use from the handler's thread."""
+    """One run, as its handler sees it; safe to use from the handler's thread.
+
+    Whatever tells the server something raises `LeaseLost` once the lease is over: nobody listens any more, and a
+    thread, which cannot be stopped from outside, stops there.
+    """
 
     def __init__(
         self, message: pb.Job, deps: Deps, loop: asyncio.AbstractEventLoop, say: Callable[[pb.Reports], None]
     ) -> None:
-        """Take the job, what the worker's lifespan gave, and how to reach the server."""
+        """Take the job, what the worker's lifespan gave, and how to reach the server; call it on the loop."""
         self._message = message
         self._loop = loop
+        self._loop_thread = threading.get_ident()
         self._say = say
         self._ended: str | None = None
         self._job: Job | None = None
@@ -97,12 +106,12 @@ class Context(Generic[Deps]):
 
     def checkpoint(self, value: Any) -> None:
         """Keep a value (anything that JSON can hold) for the next attempt, if there is one."""
-        encoded = msgspec.json.encode(value)
+        encoded = codec.encode(value)
         self._tell(pb.Reports(checkpoints=[pb.Checkpoint(lease_id=self._message.lease_id, value=encoded)]))
 
     def last_checkpoint(self, kind: Any = Any) -> Any:
         """Return what an earlier attempt kept, as `kind`; None if there is nothing."""
-        return msgspec.json.decode(self._message.checkpoint, type=kind) if self._message.checkpoint else None
+        return codec.decoder(kind)(self._message.checkpoint) if self._message.checkpoint else None
 
     def log_line(self, message: str, level: str = "info") -> None:
         """Add a line to the job's log, which people read beside its history."""
@@ -114,6 +123,7 @@ class Context(Generic[Deps]):
 
         The lease needs no extension: it is renewed for as long as the run goes on.
         """
+        self._check_lease()
         self._loop.call_soon_threadsafe(self._move_deadline, more.total_seconds())
 
     @overload
@@ -163,5 +173,14 @@ class Context(Generic[Deps]):
         """Note that the run should stop; called by the worker."""
         self._ended = reason
 
+    def _check_lease(self) -> None:
+        if self._ended not in (None, DRAINING):
+            raise LeaseLost(f"this run of job {self._message.id} is over ({self._ended}); its result will be dropped")
+
     def _tell(self, report: pb.Reports) -> None:
-        self._loop.call_soon_threadsafe(self._say, report)
+        self._check_lease()
+        if threading.get_ident() == self._loop_thread:
+            # At once: what is said in a later turn of the loop may leave after the outcome, and is not heard then.
+            self._say(report)
+        else:
+            self._loop.call_soon_threadsafe(self._say, report)

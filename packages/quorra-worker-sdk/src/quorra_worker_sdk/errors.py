@@ -136,6 +136,7 @@ _BY_STATUS: dict[grpc.StatusCode, type[QuorraError]] = {
     grpc.StatusCode.PERMISSION_DENIED: Forbidden,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
     grpc.StatusCode.UNAVAILABLE: StorageUnavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: StorageUnavailable,
 }
 
 

@@ -8,22 +8,22 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
-import msgspec
 from quorra_proto.v1 import quorra_pb2 as pb
 
-from quorra_worker_sdk.context import Context
+from quorra_worker_sdk import codec
+from quorra_worker_sdk.context import TIMED_OUT, Context
 from quorra_worker_sdk.handlers import BadPayload, Handler
 from quorra_worker_sdk.outcomes import Cancel, Dead, RetryAfter, Snooze
 from quorra_worker_sdk.process_pool import ProcessDied, ProcessPool, RemoteError
 
 log = logging.getLogger("quorra.worker")
 
+THREAD_NAME = "quorra-handler"
 RESULT_BYTES_MAX = 256 * 1024
 ERROR_CHARACTERS_MAX = 16 * 1024
 
 # What is reported of a run; None when there is nothing to report because the lease is lost.
 Ending = pb.Succeeded | pb.Failed | pb.Released | pb.Snoozed | pb.Cancelled
-_encode = msgspec.json.Encoder().encode
 
 
 class Executor:
@@ -54,9 +54,12 @@ class Executor:
                 result = await handler.call(context, arguments)
             else:
                 result = await self._within_timeout(handler, job, context, arguments)
-            encoded = b"" if result is None else _encode(result)
-        except asyncio.CancelledError:
-            raise
+            encoded = b"" if result is None else codec.encode(result)
+        except asyncio.CancelledError as error:
+            if _is_cancelled_from_outside():
+                raise
+            # A handler that lets a cancellation of its own escape has failed.
+            return _failure(lease_id, error, handler)
         except BadPayload as error:
             return pb.Failed(lease_id=lease_id, error=str(error), kind="BadPayload", non_retryable=True)
         except Snooze as snooze:
@@ -67,8 +70,9 @@ class Executor:
             return pb.Cancelled(lease_id=lease_id, reason=cancel.reason)
         except Dead as dead:
             return pb.Failed(lease_id=lease_id, error=dead.reason, kind="Dead", non_retryable=True)
-        except Exception as error:
-            # Whatever a handler raises is a failed run; its traceback is what people need to see.
+        except (Exception, SystemExit) as error:
+            # Whatever a handler raises is a failed run; its traceback is what people need to see. A library that exits
+            # must not take the worker along.
             return _failure(lease_id, error, handler)
         if len(encoded) > RESULT_BYTES_MAX:
             message = (
@@ -98,8 +102,8 @@ class Executor:
         except TimeoutError as error:
             if limit.expired():
                 if context is not None:
-                    # A thread cannot be stopped, but it can be kept from completing the job.
-                    context.end("timeout")
+                    # A thread cannot be stopped from outside, but it hears of it, and is kept from completing the job.
+                    context.end(TIMED_OUT)
                 raise TimeoutError(f"the run took longer than its timeout of {seconds:g} s") from error
             raise
 
@@ -109,12 +113,11 @@ class Executor:
         if handler.executor == "process":
             if self._processes is None:
                 self._processes = ProcessPool(self._slots)
-            module, name = handler.function.__module__, handler.function.__name__
-            return await self._processes.run(module, name, job.payload)
+            return await self._processes.run(handler.function, job.payload, handler.retry.give_up_on)
         if handler.executor == "async":
             return await handler.call(context, arguments)
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(self._slots, thread_name_prefix="quorra-handler")
+            self._threads = ThreadPoolExecutor(self._slots, thread_name_prefix=THREAD_NAME)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, lambda: handler.call(context, arguments))
 
@@ -126,14 +129,22 @@ def _timeout_seconds(of_handler: timedelta | None, of_job_ms: int) -> float | No
     return min(limits, default=None)
 
 
-def _failure(lease_id: str, error: Exception, handler: Handler[..., Any]) -> pb.Failed:
-    kind = error.kind if isinstance(error, RemoteError) else f"{type(error).__module__}.{type(error).__qualname__}"
-    has_own_text = isinstance(error, (RemoteError, ProcessDied))
-    text = str(error) if has_own_text else "".join(traceback.format_exception(error))
+def _is_cancelled_from_outside() -> bool:
+    current = asyncio.current_task()
+    return current is not None and current.cancelling() > 0
+
+
+def _failure(lease_id: str, error: BaseException, handler: Handler[..., Any]) -> pb.Failed:
+    if isinstance(error, RemoteError):
+        kind, text, gives_up = error.kind, str(error), error.is_given_up_on
+    else:
+        kind = f"{type(error).__module__}.{type(error).__qualname__}"
+        text = str(error) if isinstance(error, ProcessDied) else "".join(traceback.format_exception(error))
+        gives_up = isinstance(error, handler.retry.give_up_on)
     return pb.Failed(
         lease_id=lease_id,
         # The end of a traceback says what happened; the beginning is the frames of the SDK.
         error=text[-ERROR_CHARACTERS_MAX:],
         kind=kind.removeprefix("builtins."),
-        non_retryable=isinstance(error, handler.retry.give_up_on),
+        non_retryable=gives_up,
     )

@@ -1,5 +1,6 @@
 """Handlers: what a worker runs for a type of job, and how payloads become arguments and back."""
 
+import copy
 import dataclasses
 import inspect
 import typing
@@ -10,6 +11,7 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar
 
 import msgspec
 
+from quorra_worker_sdk import codec
 from quorra_worker_sdk.errors import BadHandler
 
 P = ParamSpec("P")
@@ -51,6 +53,8 @@ class Binding:
         Raises:
             BadHandler: It cannot be called with a JSON object.
         """
+        if not inspect.isroutine(function):
+            raise BadHandler(f"{function!r} is no function; give a function, or a method of an object.")
         hints = _hints(function)
         parameters = list(inspect.signature(function).parameters.values())
         self.takes_context = bool(parameters) and _is_context(parameters[0], hints)
@@ -61,13 +65,11 @@ class Binding:
                 raise BadHandler(f"{function.__qualname__}: payload keys are names, so {parameter} cannot be filled.")
         self._signature = inspect.Signature(parameters)
         self._lone_name: str | None = None
-        self._decode: Callable[[bytes], Any] | None
-        self._pydantic: Any = None
+        self._decode: Callable[[bytes], Any]
         lone = hints.get(parameters[0].name) if len(parameters) == 1 else None
         if lone is not None and _is_struct(lone):
             self._lone_name = parameters[0].name
-            self._pydantic = lone if hasattr(lone, "model_validate_json") else None
-            self._decode = None if self._pydantic else msgspec.json.Decoder(lone).decode
+            self._decode = codec.decoder(lone)
         else:
             self._decode = _decoder(function, parameters, hints)
         self.return_type = hints.get("return", Any)
@@ -79,12 +81,8 @@ class Binding:
             BadPayload: It does not fit; the message names the field.
         """
         try:
-            if self._pydantic is not None:
-                assert self._lone_name is not None
-                return {self._lone_name: self._pydantic.model_validate_json(payload)}
-            assert self._decode is not None
             decoded = self._decode(payload)
-        except (ValueError, msgspec.MsgspecError) as error:
+        except ValueError as error:
             raise BadPayload(f"the payload does not fit the handler: {error}") from error
         if self._lone_name is not None:
             return {self._lone_name: decoded}
@@ -98,13 +96,12 @@ class Binding:
         """
         bound = self._signature.bind(*args, **kwargs)
         if self._lone_name is not None:
-            value = bound.arguments[self._lone_name]
-            return value.model_dump_json().encode() if self._pydantic else msgspec.json.encode(value)
+            return codec.encode(bound.arguments[self._lone_name])
         values = dict(bound.arguments)
         for parameter in self._signature.parameters.values():
             if parameter.kind == parameter.VAR_KEYWORD:
                 values.update(values.pop(parameter.name, {}))
-        return msgspec.json.encode(values)
+        return codec.encode(values)
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
@@ -128,7 +125,7 @@ def _is_struct(kind: Any) -> bool:
         issubclass(kind, msgspec.Struct)
         or dataclasses.is_dataclass(kind)
         or typing.is_typeddict(kind)
-        or hasattr(kind, "model_validate_json")
+        or codec.is_pydantic(kind)
     )
 
 
@@ -137,7 +134,7 @@ def _decoder(
 ) -> Callable[[bytes], Any]:
     """Return a decoder into a struct with a field for each parameter."""
     if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
-        return msgspec.json.Decoder(dict[str, Any]).decode
+        return codec.decoder(dict[str, Any])
     fields: list[Any] = []
     for parameter in parameters:
         kind = hints.get(parameter.name, Any)
@@ -147,14 +144,16 @@ def _decoder(
             fields.append((parameter.name, kind, _default(parameter.default)))
     try:
         struct = msgspec.defstruct(f"{function.__name__}_payload", fields, kw_only=True, forbid_unknown_fields=True)
-        return msgspec.json.Decoder(struct).decode
+        return codec.decoder(struct)
     except TypeError as error:
         raise BadHandler(f"{function.__qualname__}: its parameters cannot be read from JSON: {error}") from error
 
 
 def _default(value: Any) -> Any:
     # A mutable default is made anew for each job, as a default factory.
-    return msgspec.field(default_factory=lambda: value) if isinstance(value, (list, dict, set)) else value
+    return (
+        msgspec.field(default_factory=lambda: copy.deepcopy(value)) if isinstance(value, (list, dict, set)) else value
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +193,18 @@ def executor_for(function: Callable[..., Any], wished: ExecutorName | None, bind
             f"{function.__qualname__}: executor={wished!r} does not fit; leave it out, or make it "
             f"{'an async' if wished == 'async' else 'a plain'} function."
         )
-    if wished == "process" and binding.takes_context:
+    if wished == "process":
+        _check_for_process(function, binding)
+    return wished
+
+
+def _check_for_process(function: Callable[..., Any], binding: Binding) -> None:
+    if binding.takes_context:
         raise BadHandler(
             f"{function.__qualname__}: a handler in another process gets no context; take only the payload."
         )
-    return wished
+    if function.__qualname__ != function.__name__:
+        raise BadHandler(
+            f"{function.__qualname__}: another process finds a handler by its name in its module; make it a function "
+            "of the module."
+        )

@@ -9,13 +9,19 @@ class Outcome(BaseException):
     Not an `Exception`, so that a handler's own `except Exception` does not swallow it.
     """
 
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
 
 class Snooze(Outcome):
     """Run again after a delay, and give the attempt back."""
 
     def __init__(self, delay: timedelta | float, reason: str = "") -> None:
         """Take the delay (seconds, if it is a number) and a reason for the history."""
-        super().__init__(reason)
+        # Its arguments make it again in another process.
+        super().__init__(delay, reason)
         self.delay_ms = _milliseconds(delay)
         self.reason = reason
 
@@ -25,7 +31,8 @@ class RetryAfter(Outcome):
 
     def __init__(self, delay: timedelta | float, reason: str = "retry requested") -> None:
         """Take the delay (seconds, if it is a number) and the error for the history."""
-        super().__init__(reason)
+        # Its arguments make it again in another process.
+        super().__init__(delay, reason)
         self.delay_ms = _milliseconds(delay)
         self.reason = reason
 

@@ -2,24 +2,35 @@
 
 import asyncio
 import contextlib
+import functools
 import importlib
 import multiprocessing
 import pickle
 import signal
 import traceback
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+import msgspec
+
+from quorra_worker_sdk import codec
+from quorra_worker_sdk.handlers import Binding
+from quorra_worker_sdk.outcomes import Outcome
+
+_Errors = tuple[type[BaseException], ...]
+
 
 class RemoteError(Exception):
     """An error of a handler in another process, with its traceback as text."""
 
-    def __init__(self, kind: str, text: str) -> None:
-        """Take the error's class and traceback."""
+    def __init__(self, kind: str, text: str, is_given_up_on: bool) -> None:
+        """Take the error's class, its traceback, and whether the handler gives up on it."""
         super().__init__(text)
         self.kind = kind
+        self.is_given_up_on = is_given_up_on
 
 
 class ProcessDied(Exception):
@@ -36,9 +47,9 @@ class _Member:
         self.process.start()
         theirs.close()
 
-    def call(self, module: str, name: str, payload: bytes) -> Any:
+    def call(self, order: tuple[str, str, bytes, _Errors]) -> Any:
         try:
-            self.pipe.send_bytes(pickle.dumps((module, name, payload)))
+            self.pipe.send_bytes(pickle.dumps(order))
             return pickle.loads(self.pipe.recv_bytes())  # noqa: S301 - from our own child
         except (EOFError, OSError) as error:
             self.process.join(1)
@@ -61,8 +72,8 @@ class ProcessPool:
         # One thread per process waits for its answer.
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="quorra-process")
 
-    async def run(self, module: str, name: str, payload: bytes) -> Any:
-        """Run the handler `module:name` on a payload and return its result; kills the process if cancelled.
+    async def run(self, function: Callable[..., Any], payload: bytes, give_up_on: _Errors) -> msgspec.Raw | None:
+        """Run a function of a module on a payload and return its result as JSON; kills the process if cancelled.
 
         Raises:
             RemoteError: The handler raised.
@@ -71,7 +82,8 @@ class ProcessPool:
         loop = asyncio.get_running_loop()
         member = self._idle.pop() if self._idle else await loop.run_in_executor(self._threads, _Member)
         self._busy.add(member)
-        call = loop.run_in_executor(self._threads, member.call, module, name, payload)
+        order = (function.__module__, function.__name__, payload, give_up_on)
+        call = loop.run_in_executor(self._threads, member.call, order)
         try:
             outcome, *details = await asyncio.shield(call)
         except BaseException:
@@ -87,7 +99,7 @@ class ProcessPool:
             raise RemoteError(*details)
         if outcome == "outcome":
             raise details[0]
-        return details[0]
+        return None if details[0] is None else msgspec.Raw(details[0])
 
     def close(self) -> None:
         """Kill all processes."""
@@ -101,19 +113,26 @@ def _serve(pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(EOFError, OSError):
         while True:
-            module, name, payload = pickle.loads(pipe.recv_bytes())  # noqa: S301 - from our own parent
-            pipe.send_bytes(pickle.dumps(_call(module, name, payload)))
+            order = pickle.loads(pipe.recv_bytes())  # noqa: S301 - from our own parent
+            pipe.send_bytes(pickle.dumps(_call(*order)))
 
 
-def _call(module: str, name: str, payload: bytes) -> tuple[Any, ...]:
-    from quorra_worker_sdk.outcomes import Outcome
-
+def _call(module: str, name: str, payload: bytes, give_up_on: _Errors) -> tuple[Any, ...]:
     try:
-        handler = getattr(importlib.import_module(module), name).handler
-        return "returned", handler.function(**handler.binding.arguments(payload))
+        function, binding = _found(module, name)
+        result = function(**binding.arguments(payload))
+        return "returned", None if result is None else codec.encode(result)
     except Outcome as outcome:
         return "outcome", outcome
     except Exception as error:
         # Every error of a handler is an answer, with the traceback that the parent cannot see.
         kind = f"{type(error).__module__}.{type(error).__qualname__}"
-        return "raised", kind, traceback.format_exc()
+        return "raised", kind, traceback.format_exc(), isinstance(error, give_up_on)
+
+
+@functools.cache
+def _found(module: str, name: str) -> tuple[Callable[..., Any], Binding]:
+    found = getattr(importlib.import_module(module), name)
+    # A decorated function is a `JobHandler` in its module; one that was only added is itself.
+    function = found.handler.function if hasattr(found, "handler") else found
+    return function, Binding(function)

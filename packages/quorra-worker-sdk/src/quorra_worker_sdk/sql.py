@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import msgspec
 
+from quorra_worker_sdk import codec
 from quorra_worker_sdk.drivers import AsyncConnection, Row, SyncConnection, async_driver_of, sync_driver_of
 from quorra_worker_sdk.errors import InvalidRequest, KeyReused, LeaseLost, PayloadTooLarge, QuorraError
 from quorra_worker_sdk.handlers import Retry
@@ -169,11 +170,11 @@ def _last_word(completion: Completion, context: "Context[Any]") -> str | None:
     reason = context.cancelled()
     if reason is not None:
         raise LeaseLost(f"The run of job {context.job.id} is over ({reason}); its transaction is rolled back.")
-    return None if completion.result is None else msgspec.json.encode(completion.result).decode()
+    return None if completion.result is None else codec.encode(completion.result).decode()
 
 
 def _arguments(job: "NewJob") -> tuple[str | None, ...]:
-    payload = job.payload if isinstance(job.payload, bytes) else msgspec.json.encode(job.payload)
+    payload = job.payload if isinstance(job.payload, bytes) else codec.encode(job.payload)
     return (
         job.type,
         payload.decode(),

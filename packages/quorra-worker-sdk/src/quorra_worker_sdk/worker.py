@@ -98,13 +98,15 @@ class Worker(Generic[Deps]):
             lease_ttl: How long the server waits for a sign of life; 30 s by default.
             grace: How long running jobs may go on after the first SIGTERM.
             prefetch_jobs_max: Jobs held beyond the running ones, at most.
+
+        Raises:
+            ValueError: A setting cannot be meant; the message says which and why.
         """
         settings = config.load()
         self.address = address or settings.address
         self.api_key = settings.api_key if api_key is None else api_key
         self.worker_id = config.unique_id(worker_id) if worker_id else settings.worker_id
-        wanted: Mapping[str, int] | Sequence[str] = queues if queues is not None else settings.queues
-        self.queues: dict[str, int] = dict(wanted) if isinstance(wanted, Mapping) else dict.fromkeys(wanted, 0)
+        self.queues = _queues(settings.queues if queues is None else queues)
         bounds = sum(self.queues.values())
         self.slots = slots or (bounds if bounds and all(self.queues.values()) else settings.slots)
         self.lease_ttl_seconds = round(lease_ttl.total_seconds()) if lease_ttl else settings.lease_ttl_seconds
@@ -112,7 +114,7 @@ class Worker(Generic[Deps]):
         self.prefetch_jobs_max = prefetch_jobs_max
         self.client = AsyncClient(self.address, api_key=self.api_key)
         self.handlers: dict[str, Handler[..., Any]] = {}
-        self._lifespan: Lifespan[Any] = lifespan or _no_lifespan
+        self.lifespan: Lifespan[Any] = lifespan or _no_lifespan
         self._labels = dict(labels or {})
         self._boot_id = secrets.token_hex(8)
         self._deps: Any = None
@@ -202,11 +204,17 @@ class Worker(Generic[Deps]):
     async def serve(self) -> None:
         """Work inside somebody's own loop until `stop` or a cancellation; signals are left alone.
 
+        A cancellation drains without a grace: running handlers are cancelled, and their jobs given back.
+
         Raises:
+            BadHandler: The worker has no handler.
             Unauthenticated: The API key is wrong.
             InvalidRequest: The server does not take this worker; the message says why.
         """
+        if not self.handlers:
+            raise BadHandler("The worker has no handler; add one with @worker.job or worker.add.")
         self._stopping = asyncio.Event()
+        self._is_hurried = self._draining = False
         executor = Executor(self.slots, lambda: self._deps)
         session = Session(self._async_channel, self._metadata(), self._hello, self)
         self._session, self._executor = session, executor
@@ -220,7 +228,7 @@ class Worker(Generic[Deps]):
         )
         self._loop = asyncio.get_running_loop()
         self._heartbeat = heartbeat
-        async with self._lifespan() as self._deps:
+        async with self.lifespan() as self._deps:
             conversation = asyncio.create_task(session.run())
             rounds = [asyncio.create_task(self._watch_deadlines()), asyncio.create_task(self._measure())]
             stopping = asyncio.create_task(self._stopping.wait())
@@ -230,7 +238,13 @@ class Worker(Generic[Deps]):
                     conversation.result()
                 await self._drain()
                 await session.close(RECEIPTS_SECONDS_MAX)
+            except asyncio.CancelledError:
+                self._is_hurried = True
+                await self._drain()
+                await session.close(RECEIPTS_SECONDS_MAX)
+                raise
             finally:
+                await self._stop_running()
                 heartbeat.stop()
                 for task in (conversation, stopping, *rounds):
                     task.cancel()
@@ -453,6 +467,9 @@ class Worker(Generic[Deps]):
         while self._running and time.monotonic() < deadline and not self._is_hurried:
             self._idle.clear()
             await _wait(self._idle, min(deadline - time.monotonic(), DEADLINE_ROUND_SECONDS))
+        await self._stop_running()
+
+    async def _stop_running(self) -> None:
         self._cancel_running("draining")
         tasks = [run.task for run in self._running.values() if run.task is not None]
         if tasks:
@@ -535,6 +552,14 @@ def _start_task(loop: asyncio.AbstractEventLoop, run: Coroutine[Any, Any, None])
     if sys.version_info >= (3, 12):
         return asyncio.Task(run, loop=loop, eager_start=True)
     return loop.create_task(run)
+
+
+def _queues(wanted: Mapping[str, int] | Sequence[str]) -> dict[str, int]:
+    if isinstance(wanted, str) or not wanted:
+        raise ValueError(
+            f'queues={wanted!r}: give a list of names, such as ["default"], or a mapping of names to bounds'
+        )
+    return dict(wanted) if isinstance(wanted, Mapping) else dict.fromkeys(wanted, 0)
 
 
 @asynccontextmanager

@@ -1,0 +1,265 @@
+"""The queue of tests: keeps jobs in memory and answers a client as a server would, on a clock that the test moves."""
+
+import itertools
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from quorra_proto.v1 import quorra_pb2 as pb
+
+from quorra_worker_sdk.client import TERMINAL
+from quorra_worker_sdk.errors import IllegalTransition, InvalidRequest, JobNotFound, KeyReused, WaitTimedOut
+from quorra_worker_sdk.executor import Ending
+
+MAX_RETRIES_DEFAULT = 3
+BACKOFF_DEFAULT = pb.Backoff(kind="exponential", base_seconds=2.0, max_seconds=3600.0)
+# 2^12 s is past the longest default delay.
+EXPONENT_MAX = 12
+
+
+class TestClock:
+    """The time of a test's queue; it stands still until it is moved."""
+
+    __test__ = False
+
+    def __init__(self, now: datetime | None = None) -> None:
+        """Take when it begins; now by default."""
+        self.now = now or datetime.now(UTC)
+
+    def advance(self, by: timedelta) -> None:
+        """Move on; what becomes due runs with the next `drain`."""
+        if by < timedelta(0):
+            raise ValueError("time does not run backwards; give a positive timedelta")
+        self.now += by
+
+    def move_to(self, moment: datetime) -> None:
+        """Move on to a moment, which must have an offset from UTC."""
+        self.advance(moment - self.now)
+
+
+@dataclass(slots=True)
+class TestJob:
+    """A job of the queue of a test.
+
+    Attributes:
+        payload: Decoded from the JSON that travelled.
+        errors: One for each failed attempt.
+        reports: What its handler said: progress, checkpoints and log lines, as they travel.
+    """
+
+    __test__ = False
+
+    id: str
+    type: str
+    payload: Any
+    queue: str
+    priority: int
+    run_at: datetime
+    created_at: datetime
+    max_retries: int
+    unique_key: str
+    tags: tuple[str, ...]
+    spec: pb.JobSpec = field(repr=False)
+    status: str = "pending"
+    attempts: int = 0
+    deliveries: int = 0
+    generation: int = 1
+    result: Any = None
+    errors: list[str] = field(default_factory=list)
+    reports: list[pb.Reports] = field(default_factory=list, repr=False)
+    checkpoint: bytes = field(default=b"", repr=False)
+    finished_at: datetime | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Say whether its life has ended."""
+        return self.status in TERMINAL
+
+
+class TestQueue:
+    """Jobs in memory, in the order of their submission."""
+
+    __test__ = False
+
+    def __init__(self, clock: TestClock) -> None:
+        """Begin with no jobs."""
+        self.clock = clock
+        self.jobs: dict[str, TestJob] = {}
+        self._live: dict[str, TestJob] = {}
+        self._by_idempotency_key: dict[str, TestJob] = {}
+        self._numbers = itertools.count()
+
+    def answer(self, method: str, request: Any) -> Any:
+        """Answer a call of a client, or raise the error that a server would."""
+        if method == "SubmitJob":
+            return pb.SubmitJobResponse(job=self._submit(request.job, request.idempotency_key))
+        if method == "SubmitJobs":
+            return pb.SubmitJobsResponse(jobs=[self._submit(spec) for spec in request.jobs])
+        job = self._found(request.id)
+        if method == "GetJob" and request.wait_ms and not job.is_over:
+            raise WaitTimedOut(f"job {job.id} is {job.status}: nothing runs before the test calls drain()")
+        if method == "CancelJob":
+            self._cancel(job)
+        elif method == "RetryJob":
+            self._retry(job)
+        elif method != "GetJob":
+            raise NotImplementedError(f"{method} is not answered in tests; use a real server")
+        return _details(job)
+
+    def next_due(self, *, ever: bool) -> TestJob | None:
+        """Return the job that a worker would get next; with `ever`, time moves on to it if none is due now."""
+        waiting = self._live.values()
+        due = [job for job in waiting if job.run_at <= self.clock.now]
+        if due:
+            return min(due, key=lambda job: (-job.priority, job.run_at, job.id))
+        if not ever or not waiting:
+            return None
+        job = min(waiting, key=lambda job: (job.run_at, -job.priority, job.id))
+        self.clock.move_to(job.run_at)
+        return job
+
+    def lease(self, job: TestJob) -> pb.Job:
+        """Start an attempt, and return the job as it travels to a worker."""
+        job.status = "processing"
+        job.attempts += 1
+        job.deliveries += 1
+        return pb.Job(
+            id=job.id, type=job.type, payload=job.spec.payload, priority=job.priority, attempts=job.attempts - 1,
+            max_retries=job.max_retries, run_at=_time(job.run_at), leased_at=_time(self.clock.now),
+            created_at=_time(job.created_at), queue=job.queue, lease_id=uuid4().hex, lease_expires_in_ms=30_000,
+            generation=job.generation, deliveries=job.deliveries, timeout_ms=job.spec.timeout_ms,
+            checkpoint=job.checkpoint,
+        )  # fmt: skip
+
+    def say(self, job: TestJob, reports: pb.Reports) -> None:
+        """Keep what a handler said."""
+        job.reports.append(reports)
+        for checkpoint in reports.checkpoints:
+            job.checkpoint = checkpoint.value
+
+    def settle(self, job: TestJob, ending: Ending) -> None:
+        """End an attempt as a server would."""
+        if isinstance(ending, pb.Succeeded):
+            job.result = json.loads(ending.result) if ending.result else None
+            self._finish(job, "succeeded")
+        elif isinstance(ending, pb.Cancelled):
+            self._finish(job, "cancelled")
+        elif isinstance(ending, pb.Failed):
+            self._fail(job, ending)
+        else:
+            job.attempts -= 1
+            job.status = "pending"
+            job.run_at = self.clock.now + timedelta(milliseconds=ending.delay_ms)
+
+    def _submit(self, spec: pb.JobSpec, idempotency_key: str = "") -> pb.SubmittedJob:
+        _check(spec)
+        existing = self._existing(spec, idempotency_key)
+        job = existing or self._new(spec, idempotency_key)
+        return pb.SubmittedJob(id=job.id, status=job.status, run_at=_time(job.run_at), existing=existing is not None)
+
+    def _existing(self, spec: pb.JobSpec, idempotency_key: str) -> TestJob | None:
+        job = self.jobs.get(spec.id) or self._by_idempotency_key.get(idempotency_key)
+        if job is not None:
+            if (job.type, job.spec.payload) != (spec.type, spec.payload):
+                raise KeyReused(f"{spec.id or idempotency_key} belongs to another job, {job.id}")
+            return job
+        if not spec.unique_key:
+            return None
+        return next((job for job in self._live.values() if job.unique_key == spec.unique_key), None)
+
+    def _new(self, spec: pb.JobSpec, idempotency_key: str) -> TestJob:
+        now = self.clock.now
+        due = spec.run_at.ToDatetime(tzinfo=UTC) if spec.HasField("run_at") else now
+        job = TestJob(
+            # Ids grow, as those of a server do.
+            id=spec.id or str(UUID(int=0x7 << 76 | 0x2 << 62 | next(self._numbers))),
+            type=spec.type,
+            payload=json.loads(spec.payload),
+            queue=spec.queue or "default",
+            priority=spec.priority,
+            run_at=due + timedelta(milliseconds=spec.delay_ms),
+            created_at=now,
+            max_retries=spec.max_retries if spec.HasField("max_retries") else MAX_RETRIES_DEFAULT,
+            unique_key=spec.unique_key,
+            tags=tuple(spec.tags),
+            spec=spec,
+        )
+        self.jobs[job.id] = self._live[job.id] = job
+        if idempotency_key:
+            self._by_idempotency_key[idempotency_key] = job
+        return job
+
+    def _found(self, job_id: str) -> TestJob:
+        if job_id not in self.jobs:
+            raise JobNotFound(f"no job has the id {job_id}")
+        return self.jobs[job_id]
+
+    def _cancel(self, job: TestJob) -> None:
+        if job.status in ("succeeded", "dead"):
+            raise IllegalTransition(f"job {job.id} is {job.status}; it cannot be cancelled")
+        self._finish(job, "cancelled")
+
+    def _retry(self, job: TestJob) -> None:
+        if job.status == "dead":
+            job.generation += 1
+            job.attempts = job.deliveries = 0
+            job.finished_at = None
+            self._live[job.id] = job
+        elif job.status not in ("failed", "pending") or job.run_at <= self.clock.now:
+            raise IllegalTransition(f"job {job.id} is {job.status}; only failed, delayed and dead jobs can be retried")
+        job.status = "pending"
+        job.run_at = self.clock.now
+
+    def _fail(self, job: TestJob, failed: pb.Failed) -> None:
+        job.errors.append(failed.error)
+        if failed.non_retryable or job.attempts > job.max_retries:
+            self._finish(job, "dead")
+            return
+        seconds = failed.retry_after_ms / 1000 if failed.HasField("retry_after_ms") else _delay_seconds(job)
+        job.status = "failed"
+        job.run_at = self.clock.now + timedelta(seconds=seconds)
+
+    def _finish(self, job: TestJob, status: str) -> None:
+        self._live.pop(job.id, None)
+        job.status = status
+        job.finished_at = self.clock.now
+
+
+def _check(spec: pb.JobSpec) -> None:
+    if not spec.type:
+        raise InvalidRequest("type: give what routes the job to a handler", field="job.type")
+    if not isinstance(json.loads(spec.payload), dict):
+        raise InvalidRequest("payload: give a JSON object", field="job.payload")
+    if spec.delay_ms and spec.HasField("run_at"):
+        raise InvalidRequest("run_at: give it or a delay, not both", field="job.run_at")
+
+
+def _delay_seconds(job: TestJob) -> float:
+    rule = job.spec.backoff if job.spec.HasField("backoff") else BACKOFF_DEFAULT
+    if rule.kind == "fixed":
+        delay = rule.base_seconds
+    elif rule.kind == "linear":
+        delay = rule.base_seconds * job.attempts
+    else:
+        delay = rule.base_seconds * 2.0 ** (min(job.attempts, EXPONENT_MAX) - 1)
+    return min(delay, rule.max_seconds)
+
+
+def _time(moment: datetime) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromDatetime(moment.astimezone(UTC).replace(tzinfo=None))
+    return timestamp
+
+
+def _details(job: TestJob) -> pb.JobDetails:
+    return pb.JobDetails(
+        id=job.id, type=job.type, payload=job.spec.payload, queue=job.queue, priority=job.priority, status=job.status,
+        attempts=job.attempts, deliveries=job.deliveries, generation=job.generation, max_retries=job.max_retries,
+        last_error=job.errors[-1] if job.errors else "",
+        result=b"" if job.result is None else json.dumps(job.result).encode(),
+        created_at=_time(job.created_at), run_at=_time(job.run_at), tags=job.tags,
+        finished_at=None if job.finished_at is None else _time(job.finished_at),
+    )  # fmt: skip

@@ -1,0 +1,159 @@
+"""How runs end, whatever a handler does: in processes, in threads, by exits and by cancellations of its own."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import RunningServer, start_worker
+from tests.support.rest import Rest
+from tests.support.waiting import eventually_sync
+
+MODULE = """
+    import asyncio
+    import sys
+    import time
+    from datetime import timedelta
+    from pathlib import Path
+    from typing import Any
+
+    import pydantic
+    from quorra_worker_sdk import Cancel, Context, Dead, LeaseLost, Retry, RetryAfter, Snooze, Worker
+
+    worker = Worker(slots=5, lease_ttl=timedelta(seconds=2))
+
+    class Invoice(pydantic.BaseModel):
+        number: int
+
+    @worker.job("model", executor="process")
+    def model(invoice: Invoice) -> Invoice:
+        return Invoice(number=invoice.number + 1)
+
+    @worker.job("nothing", executor="process")
+    def nothing() -> None: ...
+
+    @worker.job("outcome", executor="process")
+    def outcome(kind: str) -> None:
+        if not Path(kind).exists():
+            Path(kind).touch()
+            raise {"snooze": Snooze(0.05, "later"), "retry": RetryAfter(0.05, "busy"), "cancel": Cancel("no"),
+                   "dead": Dead("never")}[kind]
+
+    @worker.job("gives_up", executor="process", retry=Retry(give_up_on=(KeyError,)))
+    def gives_up() -> None:
+        raise KeyError("x")
+
+    @worker.job("unwritable", executor="process")
+    def unwritable() -> Any:
+        return lambda: None
+
+    def added(n: int) -> int:
+        return n * 2
+
+    worker.add("added", added, executor="process")
+
+    @worker.job("exits")
+    async def exits() -> None:
+        sys.exit("a library gave up")
+
+    @worker.job("exits_in_thread")
+    def exits_in_thread() -> None:
+        sys.exit(3)
+
+    @worker.job("cancels_itself")
+    async def cancels_itself() -> None:
+        raise asyncio.CancelledError("a future of its own")
+
+    @worker.job("thread_hears")
+    def thread_hears(ctx: Context[Any]) -> None:
+        try:
+            while True:
+                ctx.progress(1)
+                time.sleep(0.02)
+        except LeaseLost as lost:
+            Path("heard").write_text(str(lost))
+            raise
+
+    @worker.job("thread_times_out", timeout=timedelta(seconds=0.3))
+    def thread_times_out(ctx: Context[Any]) -> None:
+        while not ctx.cancelled():
+            time.sleep(0.02)
+        Path("timed_out").write_text(ctx.cancelled() or "")
+
+    @worker.job("child")
+    async def child(n: int) -> int:
+        return n + 1
+
+    @worker.job("parent_in_thread")
+    def parent_in_thread() -> int:
+        return child.enqueue_sync(n=1).result_sync(timeout=timedelta(seconds=20))
+
+    @worker.job("parent")
+    async def parent() -> int:
+        return await (await child.enqueue(n=2)).result(timeout=timedelta(seconds=20))
+"""
+
+
+@pytest.fixture
+def rest(server: RunningServer) -> Rest:
+    return Rest(server)
+
+
+def test_runs_in_another_process_end_like_any_other(server: RunningServer, rest: Rest, tmp_path: Path) -> None:
+    with start_worker(server, MODULE, tmp_path):
+        model = rest.ended(rest.submit("model", {"number": 1}))
+        nothing = rest.ended(rest.submit("nothing"))
+        added = rest.ended(rest.submit("added", {"n": 21}))
+        snoozed, retried, cancelled, dead = (
+            rest.ended(rest.submit("outcome", {"kind": kind})) for kind in ("snooze", "retry", "cancel", "dead")
+        )
+        gave_up = rest.ended(rest.submit("gives_up"))
+        unwritable = rest.ended(rest.submit("unwritable", max_retries=0))
+        misfit = rest.ended(rest.submit("model", {"number": "many"}))
+
+    assert ("succeeded", {"number": 2}) == (model["status"], model["result"])
+    assert ("succeeded", None) == (nothing["status"], nothing["result"])
+    assert 42 == added["result"]
+    assert ("succeeded", 1, 2) == (snoozed["status"], snoozed["attempts"], snoozed["deliveries"])
+    assert ("succeeded", 2) == (retried["status"], retried["attempts"])
+    assert "cancelled" == cancelled["status"]
+    assert ("dead", "never") == (dead["status"], dead["last_error"])
+    assert ("dead", 1) == (gave_up["status"], gave_up["attempts"])
+    assert "cannot be written as JSON" in unwritable["last_error"]
+    assert ("dead", 1) == (misfit["status"], misfit["attempts"])
+
+
+def test_an_exit_or_a_cancellation_of_the_handlers_own_is_a_failed_run(
+    server: RunningServer, rest: Rest, tmp_path: Path
+) -> None:
+    with start_worker(server, MODULE, tmp_path) as worker:
+        ended = [
+            rest.ended(rest.submit(kind, max_retries=0)) for kind in ("exits", "exits_in_thread", "cancels_itself")
+        ]
+        still_works = rest.ended(rest.submit("child", {"n": 1}))["result"]
+
+        assert worker.is_alive
+    assert [("dead", 1)] * 3 == [(job["status"], job["attempts"]) for job in ended]
+    assert ["SystemExit", "SystemExit", "CancelledError"] == [
+        next(name for name in ("SystemExit", "CancelledError") if name in job["last_error"]) for job in ended
+    ]
+    assert 2 == still_works
+
+
+def test_a_thread_hears_that_its_run_is_over(server: RunningServer, rest: Rest, tmp_path: Path) -> None:
+    with start_worker(server, MODULE, tmp_path):
+        job_id = rest.submit("thread_hears")
+        rest.until(job_id, "processing")
+        rest.http.post(f"/v1/jobs/{job_id}/cancel")
+        eventually_sync((tmp_path / "heard").exists, "LeaseLost reached the thread")
+        rest.ended(rest.submit("thread_times_out", max_retries=0))
+        eventually_sync((tmp_path / "timed_out").exists, "the thread heard of its timeout")
+
+    assert "cancelled" in (tmp_path / "heard").read_text()
+    assert "timeout" == (tmp_path / "timed_out").read_text()
+
+
+def test_handlers_enqueue_from_the_loop_and_from_threads(server: RunningServer, rest: Rest, tmp_path: Path) -> None:
+    with start_worker(server, MODULE, tmp_path):
+        results = [rest.ended(rest.submit(kind))["result"] for kind in ("parent_in_thread", "parent")]
+
+    assert [2, 3] == results
