@@ -1,6 +1,7 @@
 """Output: data on standard output in the form that was asked for, narration on standard error."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,8 @@ from rich.table import Table
 FORMATS = ("table", "json", "jsonl", "yaml", "name")
 # What a terminal would act on: control characters except line ends and tabs.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# JSON escapes the rest of them by itself.
+_CONTROL_IN_JSON = re.compile(r"[\x7f-\x9f]")
 Row = dict[str, Any]
 
 
@@ -30,7 +33,7 @@ def show_rows(rows: Iterable[Row], columns: Sequence[str], form: str, *, name: s
     """Show a list; tables have only some columns, everything else has all fields."""
     if form == "jsonl":
         for row in rows:
-            _write(json.dumps(row, ensure_ascii=False))
+            _write(_json(row))
         return
     found = list(rows)
     if form == "name":
@@ -47,12 +50,12 @@ def show_one(row: Row, form: str, *, name: str = "id") -> None:
     if form == "table":
         width = max((len(key) for key in row), default=0)
         for key, value in row.items():
-            shown = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else clean(value)
+            shown = _json(value) if isinstance(value, (dict, list)) else clean(value)
             _write(f"{key:<{width}}  {clean(shown)}".rstrip())
     elif form == "name":
         _write(clean(row.get(name)))
     elif form == "jsonl":
-        _write(json.dumps(row, ensure_ascii=False))
+        _write(_json(row))
     else:
         _document(row, form)
 
@@ -65,20 +68,26 @@ def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
             _write("\t".join(clean(row.get(column)).replace("\t", " ").replace("\n", " ") for column in columns))
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
+    console = Console(color_system=None) if os.environ.get("NO_COLOR") else Console()
     for column in columns:
         table.add_column(column.upper(), overflow="fold")
     for row in rows:
         table.add_row(*(clean(row.get(column)) for column in columns))
-    Console().print(table, markup=False)
+    console.print(table, markup=False)
 
 
 def _document(value: object, form: str) -> None:
     if form == "json":
-        _write(json.dumps(value, indent=2, ensure_ascii=False))
+        _write(_json(value, indent=2))
     else:
         _write(yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip())
 
 
+def _json(value: object, indent: int | None = None) -> str:
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return _CONTROL_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def _write(line: str) -> None:
-    # JSON and YAML escape control characters themselves; the rest was cleaned above.
+    # Nothing that gets here has control characters: JSON and YAML escape them, the rest was cleaned above.
     print(line)  # noqa: T201

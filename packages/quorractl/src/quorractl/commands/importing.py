@@ -67,8 +67,12 @@ class _Resume:
             "bytes_done": self.bytes_done,
         }
         new = self.path.with_suffix(".new")
-        new.write_text(json.dumps(content))
-        new.replace(self.path)
+        try:
+            new.write_text(json.dumps(content))
+            new.replace(self.path)
+        except OSError as error:
+            output.say(f"How far this import is cannot be kept ({error}): after a cut it would begin anew.")
+            self.path = None
 
     def finish(self) -> None:
         if self.path is not None:
@@ -101,8 +105,28 @@ class _Resume:
 def import_jobs(session: Session, file: str) -> None:
     """Submit the jobs in FILE, one JSON object a line. Repeating after a cut goes on where it stopped."""
     resume = _Resume.beside(file)
+    if resume.path is not None and resume.bytes_done > _size(file):
+        raise CommandError(
+            f"{file} is shorter than what was imported of it before. Remove {resume.path} to begin anew."
+        )
     if resume.lines_done:
         output.say(f"Going on behind line {resume.lines_done}.")
+    try:
+        report, failures = _import(session, file, resume)
+    except BaseException:
+        if resume.path is not None and resume.lines_done:
+            output.say(f"Stopped behind line {resume.lines_done}; repeat the command to go on there.")
+        raise
+    resume.finish()
+    output.show_one(report, session.form, name="submitted")
+    for number, reason in failures[:FAILURES_SHOWN_MAX]:
+        output.say(f"line {number}: {reason}")
+    if failures:
+        more = f" (the first {FAILURES_SHOWN_MAX} are shown)" if len(failures) > FAILURES_SHOWN_MAX else ""
+        raise CommandError(f"{len(failures)} lines were refused{more}; mend them and import them again.")
+
+
+def _import(session: Session, file: str, resume: _Resume) -> tuple[dict[str, float], list[tuple[int, str]]]:
     failures: list[tuple[int, str]] = []
     submitted = existing = 0
     began = time.monotonic()
@@ -123,15 +147,16 @@ def import_jobs(session: Session, file: str) -> None:
             resume.bytes_done += sum(len(line) for line in chunk)
             resume.save()
             progress.advance(task, sum(len(line) for line in chunk))
-    resume.finish()
     seconds = round(time.monotonic() - began, 3)
     report = {"submitted": submitted, "existing": existing, "failed": len(failures), "seconds": seconds}
-    output.show_one(report, session.form, name="submitted")
-    for number, reason in failures[:FAILURES_SHOWN_MAX]:
-        output.say(f"line {number}: {reason}")
-    if failures:
-        more = f" (the first {FAILURES_SHOWN_MAX} are shown)" if len(failures) > FAILURES_SHOWN_MAX else ""
-        raise CommandError(f"{len(failures)} lines were refused{more}; mend them and import them again.")
+    return report, failures
+
+
+def _size(file: str) -> int:
+    try:
+        return os.path.getsize(file)
+    except OSError as error:
+        raise CommandError(f"{file} cannot be read: {error}.") from error
 
 
 def _opened(file: str) -> BinaryIO:
@@ -158,9 +183,9 @@ class _progress:  # noqa: N801 - reads as a function where it is used
     """A progress bar on standard error, with the size of the file as its end where it has one."""
 
     def __init__(self, file: str, resume: _Resume) -> None:
-        self._total = None if file == "-" else os.path.getsize(file) if os.path.exists(file) else None
+        self._total = None if file == "-" else _size(file)
         self._done = resume.bytes_done
-        console = Console(stderr=True)
+        console = Console(stderr=True, color_system=None) if os.environ.get("NO_COLOR") else Console(stderr=True)
         self._progress = Progress(
             TextColumn("importing"),
             BarColumn(),

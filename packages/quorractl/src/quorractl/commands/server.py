@@ -3,8 +3,6 @@
 import os
 
 import click
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from quorractl import contexts, output
 from quorractl.client import Client
@@ -36,6 +34,10 @@ def health(session: Session, grpc_address: str | None) -> None:
 
 
 def _grpc_health(address: str) -> str:
+    # Imported where it is used: it would make every other verb, and every completion, slower to start.
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
     with grpc.insecure_channel(address) as channel:
         try:
             reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=GRPC_SECONDS)
