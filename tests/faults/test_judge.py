@@ -111,6 +111,16 @@ def test_an_error_that_the_retry_rule_does_not_cover_fails_the_run(tmp_path: Pat
     assert {"retry": 1} == verdict.broken
 
 
+def test_without_the_databases_log_a_last_look_decides_and_the_rest_is_named(tmp_path: Path) -> None:
+    lines = [*_submission(JOB), {"event": "final", "job": JOB, "state": "missing"}]
+    (tmp_path / "client-1.jsonl").write_text("".join(json.dumps({"at": AT, **line}) + "\n" for line in lines))
+
+    verdict = Judge(tmp_path, NO_QUOTAS).judge()
+
+    assert {"I1": 1} == verdict.broken
+    assert "only the database's own log" in verdict.not_applicable["I20"]
+
+
 # One transaction each.
 
 

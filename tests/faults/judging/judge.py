@@ -466,23 +466,29 @@ class Judge:
             ]
             recovery["lease end (and back-off) to next lease, s"] = _distribution(again)
         for what in sorted({what for what, _ in self.returns}):
-            recovery[f"{what} back to next accepted submission, s"] = _distribution(self._waits_after(what))
+            moments = [at for name, at in self.returns if name == what]
+            recovery[f"{what} is back, to next accepted submission, s"] = _distribution(self._waits_after(moments))
+        for group in sorted({_group(fault) for fault in self.faults if fault["holds_up"] and fault["hits"]}):
+            moments = [fault["ended"] for fault in self.faults if _group(fault) == group and fault["hits"]]
+            recovery[f"{group} fault is over, to next accepted submission, s"] = _distribution(
+                self._waits_after(moments)
+            )
         return {name: figures for name, figures in recovery.items() if figures}
 
-    def _waits_after(self, what: str) -> list[float]:
+    def _waits_after(self, moments: list[float]) -> list[float]:
         oks = sorted(at for at, _ in self.oks)
-        waits = []
-        for name, at in self.returns:
-            place = bisect.bisect_left(oks, at)
-            if name == what and place < len(oks):
-                waits.append(oks[place] - at)
-        return waits
+        places = [(at, bisect.bisect_left(oks, at)) for at in moments]
+        return [oks[place] - at for at, place in places if place < len(oks)]
 
     def _hits(self) -> dict[str, int]:
         hits: dict[str, int] = defaultdict(int)
         for fault in self.faults:
             hits[fault["kind"]] += fault["hits"]
         return dict(sorted(hits.items()))
+
+
+def _group(fault: dict[str, Any]) -> str:
+    return str(fault["kind"]).rpartition(".")[0]
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
