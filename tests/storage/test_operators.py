@@ -3,7 +3,8 @@
 import asyncio
 
 from quorra_server.domain.states import JobStatus, OutcomeKind
-from quorra_server.storage import history, jobs, queues
+from quorra_server.storage import history, jobs, keys, queues
+from quorra_server.storage.keys import Key
 
 from tests.support.queue_spec import PRINCIPAL, QueueSpec
 
@@ -15,6 +16,16 @@ async def test_cancelling_a_waiting_job_is_final_and_twice_is_fine(queue: QueueS
 
     assert await queue.status_of(job_id) == JobStatus.CANCELLED
     assert await queue.lease() is None
+
+
+async def test_cancelling_a_waiting_job_frees_its_unique_key(queue: QueueSpec) -> None:
+    key = Key(keys.LIVE_SCOPE, "only-one")
+    job_id = await queue.submit_one(unique_key="only-one")
+    await keys.claim_keys(queue.pool, [(key, job_id)])
+
+    await queue.cancel(job_id)
+
+    assert {} == await keys.find_keys(queue.pool, [key])
 
 
 async def test_cancelling_a_running_job_ends_its_lease_and_spares_its_neighbours(queue: QueueSpec) -> None:
