@@ -3,9 +3,11 @@
 hatch run bench [NAME ...]             all scenarios, or some; three runs each
 hatch run bench report FILE ...        the report of raw results, in Markdown with plots
 hatch run bench flame NAME             where a scenario's time goes, as SVG
+hatch run bench --peers A,B ...        other queues beside ours, in the same run
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -23,6 +25,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {"report": report.main, "flame
 
 def main(arguments: list[str]) -> int:
     """Run what the command line asks for and return the exit code."""
+    # Whoever is told to stop still stops the processes that it has started.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     if arguments and arguments[0] in COMMANDS:
         return COMMANDS[arguments[0]](arguments[1:])
     if any(word.startswith("--peers") for word in arguments):
@@ -32,17 +36,17 @@ def main(arguments: list[str]) -> int:
 
 def _bench(options: argparse.Namespace) -> int:
     console = Console()
-    session.run_scenarios(
+    failures = session.run_scenarios(
         [SCENARIOS[name] for name in options.scenarios or SCENARIOS],
         runs=options.runs,
         short=options.short,
         file=options.json,
         console=console,
     )
-    folder = options.json.with_suffix("")
-    report.write([options.json], folder)
-    console.print(f"raw results: {options.json}\nreport:      {folder / report.NAME}")
-    return 0
+    console.print(f"raw results: {options.json}", soft_wrap=True)
+    for failure in failures:
+        console.print(f"failed: {failure}", style="red", markup=False)
+    return report.main([str(options.json)]) or (1 if failures else 0)
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:

@@ -4,7 +4,8 @@ import time
 
 from benchmarks import database
 from benchmarks.figures import Figure
-from benchmarks.stage import LOOK_SECONDS, QUEUE, Stage, queue_names
+from benchmarks.load import QUEUE, queue_names
+from benchmarks.stage import LOOK_SECONDS, Stage
 from benchmarks.worker_record import percentile
 
 SECONDS_MAX = 180.0

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from quorra_server import embedded
 
 from benchmarks.cluster import POSTGRES_SETTINGS
+from benchmarks.load import ROOT
 from benchmarks.stage import LEASE_SECONDS, SLOTS
 
 LOOP_ROUNDS = 1_000_000
@@ -32,6 +34,7 @@ def describe() -> dict[str, str]:
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
+        "commit": _commit(),
         **{name: version(name) for name in PACKAGES},
     }
 
@@ -45,9 +48,16 @@ def chosen_settings() -> dict[str, str]:
     """Return what the benchmarks set; everything else is as shipped."""
     return {
         "worker": f"slots={SLOTS}, lease_ttl={LEASE_SECONDS} s, prefetch as shipped, uvloop",
-        "server": "as shipped, one process; QUORRA_LOG_LEVEL=warning",
+        "server": "as shipped, one process; log level warning, no bound on connections of one address",
         "PostgreSQL": ", ".join(f"{name}={value}" for name, value in POSTGRES_SETTINGS.items()),
     }
+
+
+def _commit() -> str:
+    said = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    return said.stdout.strip() or "unknown"
 
 
 def _cpu_model() -> str:

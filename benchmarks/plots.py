@@ -2,22 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.figures import ROLES
-
-if TYPE_CHECKING:
-    from benchmarks.report import Row
+from benchmarks.rows import Row
 
 WIDTH_INCHES = 8.0
 STYLE = Path(__file__).with_suffix(".mplstyle")
 
 
-def bars(file: Path, title: str, unit: str, rows: "Sequence[Row]") -> None:
+def bars(file: Path, title: str, unit: str, rows: Sequence[Row]) -> None:
     """Draw one bar for each figure, with the range of its runs."""
     with style.context(STYLE):
         figure, axes = _canvas(title, height_inches=1.3 + 0.42 * len(rows))
@@ -30,7 +27,7 @@ def bars(file: Path, title: str, unit: str, rows: "Sequence[Row]") -> None:
         _save(figure, file)
 
 
-def curves(file: Path, title: str, axis: str, unit: str, rows: "Sequence[Row]") -> None:
+def curves(file: Path, title: str, axis: str, unit: str, rows: Sequence[Row]) -> None:
     """Draw one line for each kind of figure along the scenario's axis, with the range of the runs."""
     with style.context(STYLE):
         figure, axes = _canvas(title, height_inches=4.0)
@@ -53,7 +50,7 @@ def curves(file: Path, title: str, axis: str, unit: str, rows: "Sequence[Row]") 
         _save(figure, file)
 
 
-def cpu(file: Path, title: str, rows: "Sequence[Row]") -> None:
+def cpu(file: Path, title: str, rows: Sequence[Row]) -> None:
     """Draw the CPU time of each role, end to end, for each figure."""
     with style.context(STYLE):
         figure, axes = _canvas(title, height_inches=1.7 + 0.42 * len(rows))

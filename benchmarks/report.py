@@ -4,42 +4,17 @@ Everything in it comes from the files, so that it can be made again, and from se
 """
 
 import argparse
-import json
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import plots
 from benchmarks.figures import ROLES, Scenario
+from benchmarks.rows import Row, gather_rows, read_results
 from benchmarks.scenarios import SCENARIOS
-from benchmarks.session import FORMAT
 
 NAME = "report.md"
-
-
-@dataclass(slots=True)
-class Row:
-    """One figure over all of its runs."""
-
-    scenario: str
-    what: str
-    at: float | None
-    unit: str
-    values: list[float] = field(default_factory=list)
-    cpu_us: list[dict[str, float]] = field(default_factory=list)
-    generator_percent: list[float] = field(default_factory=list)
-    loops_ms: list[float] = field(default_factory=list)
-
-    @property
-    def median(self) -> float:
-        """The value that half of the runs reach."""
-        return statistics.median(self.values)
-
-    def cpu(self, role: str) -> float:
-        """The median CPU time of a role, in microseconds a job."""
-        return statistics.median(used[role] for used in self.cpu_us)
 
 
 def main(arguments: list[str]) -> int:
@@ -61,10 +36,12 @@ def write(files: Sequence[Path], folder: Path) -> None:
     """Write the report and its plots into a folder.
 
     Raises:
-        ValueError: A file does not hold raw results of this suite.
+        ValueError: A file does not hold raw results of this suite, or none holds a figure.
     """
-    results = [_read(file) for file in files]
-    rows = _rows(results)
+    results = [read_results(file) for file in files]
+    rows = gather_rows(results)
+    if not rows:
+        raise ValueError(f"{', '.join(map(str, files))}: no figures, so there is nothing to report")
     folder.mkdir(parents=True, exist_ok=True)
     parts = [_head(results, rows)]
     for name, scenario in SCENARIOS.items():
@@ -72,30 +49,6 @@ def write(files: Sequence[Path], folder: Path) -> None:
         if own:
             parts.append(_part(scenario, own, min(min(row.loops_ms) for row in rows), folder))
     (folder / NAME).write_text("\n\n".join(parts) + "\n")
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        results: dict[str, Any] = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
-    if results.get("format") != FORMAT:
-        raise ValueError(f"{file} holds no raw results in format {FORMAT}; give a file that `bench --json` wrote")
-    return results
-
-
-def _rows(results: Iterable[dict[str, Any]]) -> list[Row]:
-    rows: dict[tuple[Any, ...], Row] = {}
-    for result in results:
-        for figure in result["figures"]:
-            key = figure["scenario"], figure["what"], figure["at"], figure["unit"]
-            row = rows.setdefault(key, Row(*key))
-            row.values.append(figure["value"])
-            row.loops_ms.extend(figure["loops_ms"])
-            if figure["cpu_us"]:
-                row.cpu_us.append(figure["cpu_us"])
-                row.generator_percent.append(figure["generator_percent"])
-    return list(rows.values())
 
 
 # The head: what was measured on.

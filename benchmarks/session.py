@@ -13,36 +13,61 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from benchmarks import database, machine
 from benchmarks.cluster import Cluster
 from benchmarks.figures import Figure, Scenario
+from benchmarks.rows import FORMAT
 from benchmarks.stage import Stage
 
-FORMAT = 1
 
+def run_scenarios(scenarios: Sequence[Scenario], *, runs: int, short: bool, file: Path, console: Console) -> list[str]:
+    """Run each scenario so many times on one PostgreSQL and keep every figure in a file of raw results.
 
-def run_scenarios(scenarios: Sequence[Scenario], *, runs: int, short: bool, file: Path, console: Console) -> None:
-    """Run each scenario so many times on one PostgreSQL and keep every figure in a file of raw results."""
+    One that fails does not keep the others from running.
+
+    Returns:
+        What failed, as sentences.
+    """
     with Cluster() as cluster, _progress(console) as progress:
-        results = _header(cluster, short)
-        task = progress.add_task("", total=len(scenarios) * runs)
+        session = _Session(cluster, short, file, progress, len(scenarios) * runs)
         for scenario in scenarios:
             for run in range(1, runs + 1):
-                title = f"{scenario.name}, run {run} of {runs}"
-                _run(scenario, run, cluster, results, title, progress)
-                _write(results, file)
-                progress.advance(task)
+                session.run(scenario, run, f"{scenario.name}, run {run} of {runs}")
+        return session.failures
 
 
-def _run(
-    scenario: Scenario, run: int, cluster: Cluster, results: dict[str, Any], title: str, progress: Progress
-) -> None:
-    task = progress.tasks[0].id
-    progress.update(task, description=title)
-    progress.console.print(title, style="bold")
-    loop_ms = machine.loop_ms()
-    with Stage(cluster, say=lambda step: progress.update(task, description=f"{title}: {step}")) as stage:
-        for figure in scenario.run(stage, results["short"]):
-            loops_ms = [loop_ms, loop_ms := machine.loop_ms()]
-            results["figures"].append({"scenario": scenario.name, "run": run, **asdict(figure), "loops_ms": loops_ms})
-            progress.console.print(f"  {_label(figure)}: {figure.value:,.5g} {figure.unit}", style="dim")
+class _Session:
+    """The results so far, and where they are shown and kept."""
+
+    def __init__(self, cluster: Cluster, short: bool, file: Path, progress: Progress, total: int) -> None:
+        self.failures: list[str] = []
+        self._cluster = cluster
+        self._results = _header(cluster, short)
+        self._file = file
+        self._progress = progress
+        self._task = progress.add_task("", total=total)
+
+    def run(self, scenario: Scenario, run: int, title: str) -> None:
+        """Run a scenario once and write its figures down."""
+        self._say(title)
+        self._progress.console.print(title, style="bold")
+        try:
+            self._measure(scenario, run, title)
+        except Exception as error:
+            self._progress.console.print_exception()
+            self.failures.append(f"{title}: {error}")
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._file.write_text(json.dumps(self._results, indent=1))
+        self._progress.advance(self._task)
+
+    def _measure(self, scenario: Scenario, run: int, title: str) -> None:
+        loop_ms = machine.loop_ms()
+        with Stage(self._cluster, say=lambda step: self._say(f"{title}: {step}")) as stage:
+            for figure in scenario.run(stage, self._results["short"]):
+                loops_ms = [loop_ms, loop_ms := machine.loop_ms()]
+                row = {"scenario": scenario.name, "run": run, **asdict(figure), "loops_ms": loops_ms}
+                self._results["figures"].append(row)
+                self._progress.console.print(f"  {_label(figure)}: {figure.value:,.5g} {figure.unit}", style="dim")
+
+    def _say(self, what: str) -> None:
+        self._progress.update(self._task, description=what)
 
 
 def _label(figure: Figure) -> str:
@@ -61,11 +86,6 @@ def _header(cluster: Cluster, short: bool) -> dict[str, Any]:
     }
 
 
-def _write(results: dict[str, Any], file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(results, indent=1))
-
-
 def _progress(console: Console) -> Progress:
     return Progress(
         SpinnerColumn(),
@@ -75,4 +95,6 @@ def _progress(console: Console) -> Progress:
         TextColumn("{task.description}"),
         console=console,
         transient=True,
+        # Drawing takes CPU from what is measured.
+        refresh_per_second=2,
     )

@@ -1,10 +1,8 @@
 """The stage of a scenario: a fresh database, and servers, workers and load generators as real processes on it."""
 
 import contextlib
-import json
 import os
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,29 +18,16 @@ import psutil
 
 from benchmarks import database
 from benchmarks.cluster import Cluster
-from benchmarks.figures import Figure
+from benchmarks.load import API_KEY, OPEN, QUEUE, ROOT, Generator, Target
+from benchmarks.usage import Window, tree_seconds
 
 BIN = Path(sys.executable).parent
-ROOT = Path(__file__).resolve().parent.parent
-API_KEY = "benchmark-key-of-thirty-two-characters"
-QUEUE = "bench"
 # What a user who wants throughput gives an async worker; its prefetch follows the rate by itself.
 SLOTS = 200
 LEASE_SECONDS = 30
 READY_SECONDS_MAX = 30.0
 STOP_SECONDS_MAX = 15.0
 LOOK_SECONDS = 0.05
-OPEN = ("pending", "leased", "processing", "failed")
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What a load generator needs to reach the system."""
-
-    http_url: str
-    grpc_address: str
-    database_url: str
-    api_key: str = API_KEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +62,6 @@ class Stage(contextlib.AbstractContextManager["Stage"]):
 
     def __enter__(self) -> "Stage":
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
-        self.database_url = database.make_fresh(self._cluster.admin_dsn)
         return self
 
     def __exit__(
@@ -87,10 +71,12 @@ class Stage(contextlib.AbstractContextManager["Stage"]):
         self._http.close()
         self._stack.close()
 
-    def start_over(self) -> None:
-        """Stop everything and begin again with an empty database."""
+    def begin(self, *, servers: int = 1) -> None:
+        """Stop everything, and begin with an empty database and so many servers on it."""
         self._stop_all()
         self.database_url = database.make_fresh(self._cluster.admin_dsn)
+        for _ in range(servers):
+            self._start_server()
 
     def _stop_all(self) -> None:
         self.stop_workers()
@@ -99,8 +85,7 @@ class Stage(contextlib.AbstractContextManager["Stage"]):
 
     # Processes.
 
-    def start_server(self) -> Server:
-        """Start one more server and wait until it is ready."""
+    def _start_server(self) -> None:
         http, grpc = f"127.0.0.1:{_free_port()}", f"127.0.0.1:{_free_port()}"
         environment = {
             "QUORRA_ENV": "test",
@@ -116,7 +101,6 @@ class Stage(contextlib.AbstractContextManager["Stage"]):
         self.servers.append(server)
         self._started("server", server.process.pid)
         self._wait_until(lambda: self._is_ready(server), "quorra-server")
-        return server
 
     def start_worker(self, **environment: str) -> psutil.Popen:
         """Start one more worker, on the next server in turn."""
@@ -173,7 +157,7 @@ class Stage(contextlib.AbstractContextManager["Stage"]):
             return running.reply()
 
     @contextlib.contextmanager
-    def generating(self, generator: str, **options: object) -> Iterator["Generator"]:
+    def generating(self, generator: str, **options: object) -> Iterator[Generator]:
         """Run a load generator beside what the caller does."""
         target = Target("", "", self.database_url)
         if self.servers:
@@ -206,83 +190,19 @@ class Stage(contextlib.AbstractContextManager["Stage"]):
 
     # What it used.
 
-    def window(self) -> "Window":
+    def window(self) -> Window:
         """Begin to count the CPU time of every role."""
-        return Window(self)
+        return Window(self.cpu_seconds)
 
     def cpu_seconds(self) -> dict[str, float]:
         """Return the CPU time that each role has used so far."""
         postmaster = self._cluster.postmaster
         return {
-            "PostgreSQL": _tree_seconds(postmaster) if postmaster else 0.0,
-            "server": sum(_tree_seconds(server.process) for server in self.servers),
-            "worker": sum(_tree_seconds(worker) for worker in self.workers),
+            "PostgreSQL": tree_seconds(postmaster) if postmaster else 0.0,
+            "server": sum(tree_seconds(server.process) for server in self.servers),
+            "worker": sum(tree_seconds(worker) for worker in self.workers),
             "generator": time.process_time() + self._generator_seconds,
         }
-
-
-class Generator:
-    """A running load generator."""
-
-    def __init__(self, name: str, options: dict[str, object], used: Callable[[float], None]) -> None:
-        """Start it; `used` is told the CPU time that it counted for itself."""
-        self._name = name
-        self._used = used
-        command = [sys.executable, "-m", "benchmarks.generators", name, json.dumps(options)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-
-    def reply(self) -> dict[str, Any]:
-        """Wait for its next answer.
-
-        Raises:
-            RuntimeError: It failed; its traceback stands above.
-        """
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the load generator {self._name!r} failed; its traceback stands above")
-        reply: dict[str, Any] = json.loads(line)
-        self._used(reply["cpu_seconds"])
-        return reply
-
-    def go_on(self) -> None:
-        """Let a generator that waits go on."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-
-    def end(self) -> None:
-        """End it."""
-        self._process.kill()
-        self._process.communicate()
-
-
-class Window:
-    """A stretch of time, and what each role used in it."""
-
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
-        self._cpu = stage.cpu_seconds()
-        self._began = time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        """How long ago it began."""
-        return time.perf_counter() - self._began
-
-    def figure(
-        self, what: str, value: float, unit: str, *, jobs: int, seconds: float | None = None, at: float | None = None
-    ) -> Figure:
-        """Return a figure with the CPU time that each of so many jobs took until now.
-
-        Args:
-            seconds: How long the load lasted, where that is less than the window.
-        """
-        seconds = seconds or self.seconds
-        used = {role: now - self._cpu[role] for role, now in self._stage.cpu_seconds().items()}
-        share = used["generator"] / (seconds * (os.cpu_count() or 1)) * 100
-        cpu_us = {role: part / jobs * 1_000_000 for role, part in used.items()}
-        return Figure(what, value, unit, at, cpu_us, share)
 
 
 def _stop(processes: list[psutil.Popen]) -> None:
@@ -296,27 +216,7 @@ def _stop(processes: list[psutil.Popen]) -> None:
             process.wait()
 
 
-def _tree_seconds(root: psutil.Process) -> float:
-    """Return the CPU time of a process and all below it; those that ended are in what their parent waited for."""
-    total = 0.0
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for process in (root, *root.children(recursive=True)):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                total += sum(process.cpu_times()[:4])
-    return total
-
-
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def queue_names(count: int) -> list[str]:
-    """Return the names of so many queues; the first is `QUEUE`."""
-    return [QUEUE, *(f"{QUEUE}-{number}" for number in range(1, count))]
-
-
-def payload(number: int, size_bytes: int = 200) -> dict[str, object]:
-    """Return a payload of about so many bytes of JSON; numbers take a few of them."""
-    return {"id": number, "pad": "x" * max(1, size_bytes - 20)}

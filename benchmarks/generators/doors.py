@@ -16,7 +16,7 @@ from quorra_worker_sdk import AsyncClient, NewJob
 
 from benchmarks.generators import http
 from benchmarks.generators.stopwatch import Stopwatch
-from benchmarks.stage import QUEUE, Target, payload
+from benchmarks.load import QUEUE, Target, payload
 
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 

@@ -13,7 +13,7 @@ from quorra_proto.v1.quorra_pb2_grpc import WorkerServiceStub
 
 from benchmarks.generators import http
 from benchmarks.generators.stopwatch import Stopwatch
-from benchmarks.stage import QUEUE, Target, payload
+from benchmarks.load import QUEUE, Target, payload
 
 SLOTS = 10
 LEASE_SECONDS = 30

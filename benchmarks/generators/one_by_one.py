@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.generators import http
 from benchmarks.generators.stopwatch import Stopwatch
-from benchmarks.stage import QUEUE, Target, payload
+from benchmarks.load import QUEUE, Target, payload
 from benchmarks.worker_record import RECORD, read_record
 
 WARM_UP = 10

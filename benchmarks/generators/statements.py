@@ -17,7 +17,7 @@ from quorra_server.storage import jobs, leases
 from quorra_server.storage.database import Pool, PoolSettings
 
 from benchmarks.generators.stopwatch import Stopwatch
-from benchmarks.stage import QUEUE, Target, payload, queue_names
+from benchmarks.load import QUEUE, Target, payload, queue_names
 
 CONNECTIONS = 4
 LEASE_MS = 600_000

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.generators import http
 from benchmarks.generators.stopwatch import Stopwatch
-from benchmarks.stage import OPEN, QUEUE, Target, payload
+from benchmarks.load import OPEN, QUEUE, Target, payload
 
 LOOK_SECONDS = 0.05
 # A window with fewer jobs is prolonged.

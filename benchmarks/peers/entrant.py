@@ -16,10 +16,10 @@ import httpx
 import psutil
 from quorra_server.storage.migrate import migrate
 
+from benchmarks.load import API_KEY
 from benchmarks.peers.contestants import Contestant
 from benchmarks.peers.ground import Ground, cpu_seconds, free_port
 from benchmarks.peers.install import Program, install
-from benchmarks.stage import API_KEY
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

@@ -14,7 +14,7 @@ def run(stage: Stage, short: bool) -> Iterator[Figure]:
     count, sizes = (10_000, (0, 10_000)) if short else (200_000, (0, 100_000, 1_000_000))
     rates = []
     for size in sizes:
-        _begin(stage)
+        stage.begin()
         fill(stage, count + size)
         waits_ms = probe(stage, 20 if short else 200, queue=PROBE_QUEUE)
         yield from percentiles("latency in another queue", waits_ms, 50, 99, at=size)
@@ -22,17 +22,12 @@ def run(stage: Stage, short: bool) -> Iterator[Figure]:
         rates.append(figure.value)
         yield figure
     yield Figure(f"cost of {sizes[-1]:,} pending", (1 - rates[-1] / rates[0]) * 100, "%")
-    _begin(stage)
+    stage.begin()
     fill(stage, sizes[-1], delay_seconds=DAY_SECONDS)
     fill(stage, count)
     figure = drain(stage, f"drain with {sizes[-1]:,} delayed in the queue", count)
     yield figure
     yield Figure(f"cost of {sizes[-1]:,} delayed", (1 - figure.value / rates[0]) * 100, "%")
-
-
-def _begin(stage: Stage) -> None:
-    stage.start_over()
-    stage.start_server()
 
 
 SCENARIO = Scenario("backlog", "What a backlog costs: the same drain with more jobs behind it", run, "jobs pending")

@@ -13,9 +13,7 @@ def run(stage: Stage, short: bool) -> Iterator[Figure]:
     """Measure each number of workers and servers on an empty database."""
     count = 10_000 if short else 300_000
     for what, (workers, servers) in CASES.items():
-        stage.start_over()
-        for _ in range(servers):
-            stage.start_server()
+        stage.begin(servers=servers)
         fill(stage, count)
         yield drain(stage, what, count, workers=workers)
 

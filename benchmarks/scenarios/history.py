@@ -15,8 +15,7 @@ def run(stage: Stage, short: bool) -> Iterator[Figure]:
     count, sizes = (10_000, (0, 10_000)) if short else (200_000, (0, 100_000, 1_000_000))
     rates = []
     for size in sizes:
-        stage.start_over()
-        stage.start_server()
+        stage.begin()
         if size:
             _finish(stage, size)
         waits_ms = probe(stage, 20 if short else 200)

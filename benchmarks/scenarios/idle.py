@@ -13,7 +13,8 @@ SETTLE_SECONDS = 2.0
 def run(stage: Stage, short: bool) -> Iterator[Figure]:
     """Measure the server's memory and CPU, and how soon one of the workers has a job."""
     workers, probes, seconds = (50, 5, 1.0) if short else (1_000, 100, 20.0)
-    server = stage.start_server().process
+    stage.begin()
+    server = stage.servers[0].process
     time.sleep(SETTLE_SECONDS)
     yield Figure("server memory, no workers", server.memory_info().rss / 1e6, "MB")
     stage.say(f"opening {workers:,} streams")

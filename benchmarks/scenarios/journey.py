@@ -18,8 +18,7 @@ def run(stage: Stage, short: bool) -> Iterator[Figure]:
     """Measure the capacity of one server and one worker, and the waits at shares of it."""
     seconds, warm_up = (0.6, 0.2) if short else (6.0, 1.0)
     for door, (batch, connections, open_jobs_max) in DOORS.items():
-        stage.start_over()
-        stage.start_server()
+        stage.begin()
         record = stage.folder / f"record-{batch}"
         stage.start_worker(BENCH_RECORD=str(record))
         stage.wait_for_workers(1)

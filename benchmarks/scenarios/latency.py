@@ -9,7 +9,7 @@ from benchmarks.stage import Stage
 
 def run(stage: Stage, short: bool) -> Iterator[Figure]:
     """Measure p50, p95 and p99."""
-    stage.start_server()
+    stage.begin()
     yield from percentiles("submit to handler", probe(stage, 20 if short else 1_000), 50, 95, 99)
 
 

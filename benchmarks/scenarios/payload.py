@@ -16,13 +16,11 @@ def run(stage: Stage, short: bool) -> Iterator[Figure]:
     data_bytes = 8_000_000 if short else 256_000_000
     for size in (SIZES_BYTES[0], SIZES_BYTES[2]) if short else SIZES_BYTES:
         count = min(data_bytes // size, 10_000 if short else 100_000)
-        stage.start_over()
-        stage.start_server()
+        stage.begin()
         waits_ms = probe(stage, 20 if short else 200, size_bytes=size)
         yield from percentiles("latency", waits_ms, 50, 99, at=size)
         yield _submit(stage, count, size)
-        stage.start_over()
-        stage.start_server()
+        stage.begin()
         fill(stage, count, size_bytes=size)
         yield drain(stage, "drain, 1 worker", count, at=size)
 

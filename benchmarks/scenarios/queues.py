@@ -4,15 +4,15 @@ from collections.abc import Iterator
 
 from benchmarks.draining import drain, fill, percentiles, probe
 from benchmarks.figures import Figure, Scenario
-from benchmarks.stage import Stage, queue_names
+from benchmarks.load import queue_names
+from benchmarks.stage import Stage
 
 
 def run(stage: Stage, short: bool) -> Iterator[Figure]:
     """Measure the drain and the idle latency of the last queue."""
     count, numbers = (10_000, (1, 20)) if short else (200_000, (1, 10, 100, 1_000))
     for number in numbers:
-        stage.start_over()
-        stage.start_server()
+        stage.begin()
         names = queue_names(number)
         waits_ms = probe(stage, 20 if short else 200, queue=names[-1], queues=",".join(names))
         yield from percentiles("latency in the last queue", waits_ms, 50, 99, at=number)

@@ -7,7 +7,8 @@ from pathlib import Path
 from quorra_worker_sdk import Client, NewJob, Retry
 
 from benchmarks.figures import Figure, Scenario
-from benchmarks.stage import API_KEY, LOOK_SECONDS, QUEUE, Stage
+from benchmarks.load import API_KEY, QUEUE
+from benchmarks.stage import LOOK_SECONDS, Stage
 from benchmarks.worker_record import percentile, read_record
 
 JOBS = 20
@@ -17,7 +18,7 @@ SECONDS_MAX = 60.0
 def run(stage: Stage, short: bool) -> Iterator[Figure]:
     """Kill workers at several moments between two heartbeats."""
     lease_seconds, kills = (2, 1) if short else (5, 5)
-    stage.start_server()
+    stage.begin()
     waits: list[float] = []
     for number in range(kills):
         stage.say(f"killing a worker, {number + 1} of {kills}")

@@ -22,8 +22,7 @@ def run(stage: Stage, short: bool) -> Iterator[Figure]:
 
 
 def _begin(stage: Stage, count: int) -> None:
-    stage.start_over()
-    stage.start_server()
+    stage.begin()
     fill(stage, count)
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from benchmarks import database
 from benchmarks.draining import fill
 from benchmarks.figures import Figure, Scenario
-from benchmarks.stage import Stage, Window
+from benchmarks.stage import Stage
+from benchmarks.usage import Window
 
 BATCH = 1_000
 
@@ -13,14 +14,13 @@ BATCH = 1_000
 def run(stage: Stage, short: bool) -> Iterator[Figure]:
     """Measure submits in batches of 1,000, and the whole life of jobs in lease batches of 100 and 1,000."""
     count = 5_000 if short else 200_000
-    stage.start_server()
+    stage.begin()
     window, wal = stage.window(), database.wal_bytes(stage.database_url)
     reply = stage.generate("submit", count=count, batch=BATCH)
     yield _rate(window, reply, "submit, batches of 1,000")
     yield _wal(stage, wal, count, "submit, batches of 1,000")
     for batch in (100, BATCH):
-        stage.start_over()
-        stage.start_server()
+        stage.begin()
         fill(stage, count)
         window, wal = stage.window(), database.wal_bytes(stage.database_url)
         reply = stage.generate("live", count=count, batch=batch)

@@ -19,14 +19,13 @@ DOORS = {
 def run(stage: Stage, short: bool) -> Iterator[Figure]:
     """Measure each door on an empty database."""
     single, bulk = (1_000, 8_000) if short else (40_000, 200_000)
-    stage.start_server()
+    stage.begin()
     for connections in (1, SINGLE_CONNECTIONS):
         count = single if connections > 1 else single // 20
         what = f"single POST, {connections} connection{'s' if connections > 1 else ''}"
         yield _measure(stage, what, "requests/s", "single", count=count, connections=connections)
     for door, what in DOORS.items():
-        stage.start_over()
-        stage.start_server()
+        stage.begin()
         batch = {} if door == "ndjson" else {"batch": BATCH}
         what = f"{what}, {BULK_CONNECTIONS} connections"
         yield _measure(stage, what, "jobs/s", door, count=bulk, connections=BULK_CONNECTIONS, **batch)

@@ -11,8 +11,7 @@ def run(stage: Stage, short: bool) -> Iterator[Figure]:
     """Measure each number of workers."""
     count, numbers = (10_000, (1, 2)) if short else (200_000, (1, 2, 4))
     for number in numbers:
-        stage.start_over()
-        stage.start_server()
+        stage.begin()
         waits_ms = probe(stage, 20 if short else 200, workers=number)
         yield from percentiles("latency", waits_ms, 50, 99, at=number)
         fill(stage, count)

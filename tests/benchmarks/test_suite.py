@@ -1,6 +1,7 @@
 """The benchmarks run, and their report holds what they measured."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,11 @@ SUITE_SECONDS_MAX = 240
 def _bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "benchmarks", *arguments]
     return subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=SUITE_SECONDS_MAX)
+
+
+def _may_trace() -> bool:
+    scope = Path("/proc/sys/kernel/yama/ptrace_scope")
+    return os.geteuid() == 0 or not scope.exists() or scope.read_text().strip() == "0"
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +59,19 @@ def test_a_report_is_made_of_raw_results_alone(results: Path, tmp_path: Path) ->
     for plot in plots:
         text = "".join(ElementTree.parse(tmp_path / plot).getroot().itertext())
         assert "drain" in text or "wait" in text or "backlog" in text
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SUITE_SECONDS_MAX)
+@pytest.mark.skipif(not _may_trace(), reason="this kernel lets nobody but root look into other processes")
+def test_a_flame_graph_shows_the_code_of_servers_and_workers(tmp_path: Path) -> None:
+    done = _bench("flame", "latency", "--short", "--to", str(tmp_path))
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    graphs = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert {"1-server.svg", "2-worker.svg"} == set(graphs)
+    assert "quorra_server/" in graphs["1-server.svg"]
+    assert "quorra_worker_sdk/" in graphs["2-worker.svg"]
 
 
 def test_a_file_that_holds_no_results_is_refused_by_name(tmp_path: Path) -> None:
