@@ -129,6 +129,12 @@ def cpu_seconds(process: psutil.Process) -> float:
     return total
 
 
+def busy_seconds() -> float:
+    """Return the CPU time that the whole machine has been busy, or kept waiting by its host."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
+
+
 def free_port() -> int:
     """Return a TCP port that nobody listens on."""
     with socket.socket() as probe:

@@ -13,10 +13,12 @@ COLUMNS = (
     ("single", "single submit, jobs/s"),
     ("drain, 1 worker", "drain, 1 worker, jobs/s"),
     ("drain, 2 workers", "drain, 2 workers, jobs/s"),
+    ("drain, 1 M waiting", "1 worker, 1 M waiting, jobs/s"),
+    ("drain, 1 M finished", "1 worker, 1 M finished, jobs/s"),
     ("latency p50", "idle latency p50, ms"),
     ("latency p99", "p99, ms"),
 )
-COSTS = ("worker us", "server us", "store us", "WAL bytes")
+COSTS = ("worker us", "server us", "store us", "WAL bytes", "others %")
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -27,7 +29,7 @@ def markdown(results: dict[str, Any]) -> str:
         _heading(results),
         _figures(rows, measured),
         "What one job costs while one worker drains: CPU in microseconds by party (a library's work is the worker's), "
-        "and write-ahead log.",
+        "and write-ahead log; and how much of the machine others took meanwhile.",
         _costs(rows, measured),
         "What is compared:",
         _fairness(measured),
@@ -61,7 +63,9 @@ def _costs(rows: Sequence[Row], measured: Sequence[Contestant]) -> str:
     for contestant in measured:
         drained = [row for row in _of(rows, contestant.name) if row["scenario"] == "drain, 1 worker" and row["costs"]]
         if drained:
-            lines.append([contestant.title, *(_number(_median(row["costs"][c] for row in drained)) for c in COSTS)])
+            lines.append(
+                [contestant.title, *(_number(_median(row["costs"].get(c, 0) for row in drained)) for c in COSTS)]
+            )
     return _table(["system", *COSTS], lines) if lines else ""
 
 

@@ -6,6 +6,8 @@ its own; one that cannot be is reported with the reason, and the others go on.
 
 import argparse
 import json
+import signal
+import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -20,7 +22,7 @@ from benchmarks.peers import OURS, PEERS, Contestant
 from benchmarks.peers.entrant import Entrant, Failed, OurEntrant
 from benchmarks.peers.ground import REDIS_SETTINGS, Ground
 from benchmarks.peers.install import NotInstalled
-from benchmarks.peers.measure import SCENARIOS
+from benchmarks.peers.measure import DEFAULT, SCENARIOS
 from benchmarks.peers.report import markdown
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -31,6 +33,8 @@ console = Console(highlight=False)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, keep the raw results and print the tables."""
     options = _options(arguments)
+    # Processes end with the run, however it is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     file: Path = options.json or RESULTS / f"peers-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
     results = json.loads(file.read_text()) if options.append and file.exists() else _fresh(short=options.short)
     if not options.report_only:
@@ -48,7 +52,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="bench --peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--peers", required=True, metavar="NAMES", help=f"all, or some of: {', '.join(NAMES)}")
-    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of: {', '.join(SCENARIOS)} (default: all)")
+    parser.add_argument(
+        "scenarios", nargs="*", metavar="SCENARIO", help=f"of: {', '.join(SCENARIOS)} (default: {', '.join(DEFAULT)})"
+    )
     parser.add_argument("--runs", type=int, default=3, help="rounds (3)")
     parser.add_argument("--short", action="store_true", help="one small round, to see that everything runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to keep the raw results")
@@ -85,7 +91,7 @@ def _measure(options: argparse.Namespace, results: dict[str, Any], file: Path) -
     with Ground() as ground:
         entrants = _enter(options.peers, ground, results)
         for number in range(first, first + (1 if options.short else options.runs)):
-            for scenario in options.scenarios or SCENARIOS:
+            for scenario in options.scenarios or DEFAULT:
                 for entrant in entrants:
                     if scenario in entrant.contestant.scenarios:
                         results["rows"] += _turn(entrant, scenario, number, short=options.short)
