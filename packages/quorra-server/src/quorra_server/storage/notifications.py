@@ -40,6 +40,8 @@ class PostgresPath:
             raise OSError(str(error)) from error
         try:
             connection.add_termination_listener(lambda _: received.put_nowait(None))
+            # A hint may be lost in a crash. Flushing each to disk would hold up the commits that must not be.
+            await connection.execute("SET synchronous_commit = off")
             await connection.add_listener(CHANNEL, lambda *event: received.put_nowait(str(event[3])))
             self._connection = connection
             yield ""
