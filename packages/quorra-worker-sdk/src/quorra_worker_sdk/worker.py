@@ -396,7 +396,9 @@ class Worker(Generic[Deps]):
             return
         window = self.slots + self._prefetch
         target = self._received + window - len(self._running) - len(self._waiting)
-        if target - self._granted >= max(1, window // 4) or (target > self._granted and not self._running):
+        is_starved = not self._running and not self._waiting
+        # In quarters of the window, so that leases stay large; at once only for a worker that has nothing left to do.
+        if target - self._granted >= max(1, window // 4) or (target > self._granted and is_starved):
             self._granted = target
             self._session.grant(target)
 

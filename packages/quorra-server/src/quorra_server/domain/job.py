@@ -71,18 +71,23 @@ class LeasedJob(NamedTuple):
 
     job_id: UUID
     ordinal: int
-    type: str
     payload: str
+    run_at_us: int
+    created_at_us: int
+    leased_at_us: int
+    batch: int
+    type: str
     priority: int
     attempts: int
     deliveries: int
     generation: int
     max_retries: int
     timeout_ms: int
-    run_at_us: int
-    created_at_us: int
-    leased_at_us: int
-    batch: int
+
+    @property
+    def traits(self) -> tuple[object, ...]:
+        """What many jobs of a batch have in common: `type` and all that follows it."""
+        return self[7:]
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,8 +31,10 @@ log = structlog.get_logger(__name__)
 BATCH_MAX = 1_000
 # A lane that gave a full batch has more: then a second lease runs while the first one is delivered.
 LEASES_AT_ONCE_PER_LANE = 2
-# A short lease that takes longer walks over dead rows that a long transaction elsewhere keeps alive.
+# A lease that takes longer walks over dead rows: those that a long transaction elsewhere keeps alive, or those that a
+# fast drain leaves behind until the next vacuum.
 SLOW_LEASE_SECONDS = 0.005
+SLOW_LEASE_SECONDS_PER_JOB = 0.000_03
 CURSOR_SECONDS_MAX = 1.0
 # Submits commit out of order: the cursor looks back this far.
 CURSOR_OVERLAP = timedelta(seconds=1)
@@ -273,7 +275,7 @@ class Dispatcher:
             types=lane.type_list,
             begin=begin,
         )
-        self._move_cursor(lane, batch, limit, begin, time.monotonic() - started)
+        self._move_cursor(lane, batch, begin, time.monotonic() - started)
         return batch
 
     def _begin(self, lane: Lane) -> Cursor:
@@ -284,14 +286,14 @@ class Dispatcher:
             self._metrics.cursor_leases.labels(self._metrics.queue(lane.queue)).inc()
         return lane.cursor
 
-    def _move_cursor(self, lane: Lane, batch: LeaseBatch | None, limit: int, begin: Cursor, seconds: float) -> None:
-        """Switch to the cursor when a short lease was slow, and back when the cursor finds nothing."""
+    def _move_cursor(self, lane: Lane, batch: LeaseBatch | None, begin: Cursor, seconds: float) -> None:
+        """Switch to the cursor when a lease was slow, and back when the cursor finds nothing."""
         if batch is None:
             if begin is not HEAD:
                 lane.cursor = HEAD
                 lane.heat += 1
             return
-        is_slow = len(batch.jobs) < limit and seconds > SLOW_LEASE_SECONDS
+        is_slow = seconds > SLOW_LEASE_SECONDS + len(batch.jobs) * SLOW_LEASE_SECONDS_PER_JOB
         if begin is HEAD and not is_slow:
             return
         last = batch.jobs[-1]

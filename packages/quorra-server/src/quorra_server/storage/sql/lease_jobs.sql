@@ -67,24 +67,18 @@ counted AS (
 SELECT
     members.job_id,
     members.ordinal,
-    job.type,
     job.payload::text AS payload,
+    (date_part('epoch', members.run_at) * 1000000)::bigint AS run_at_us,
+    (date_part('epoch', job.created_at) * 1000000)::bigint AS created_at_us,
+    (date_part('epoch', batch.leased_at) * 1000000)::bigint AS leased_at_us,
+    batch.batch,
+    job.type,
     job.priority,
     members.attempts,
     members.deliveries,
     members.generation,
     members.max_retries,
-    job.timeout_ms,
-    (date_part('epoch', members.run_at) * 1000000)::bigint AS run_at_us,
-    (date_part('epoch', job.created_at) * 1000000)::bigint AS created_at_us,
-    (date_part('epoch', batch.leased_at) * 1000000)::bigint AS leased_at_us,
-    batch.batch
+    job.timeout_ms
 FROM batch
 CROSS JOIN members
--- OFFSET 0 keeps it one look-up for each member: a join was seen to read the whole of a day's jobs instead.
-CROSS JOIN LATERAL (
-    SELECT type, payload, priority, timeout_ms, created_at
-    FROM quorra.jobs
-    WHERE id = members.job_id
-    OFFSET 0
-) AS job
+JOIN quorra.jobs AS job ON job.id = members.job_id

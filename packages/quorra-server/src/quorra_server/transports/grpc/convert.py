@@ -29,17 +29,19 @@ def jobs_message(batch: LeaseBatch, jobs: Sequence[LeasedJob]) -> pb.Jobs:
     """
     message = pb.Jobs()
     tail = lease_id_tail(batch.batch, batch.secret)
-    alike: dict[tuple[object, ...], pb.Job] = {}
+    alike: dict[tuple[object, ...], tuple[pb.Job, LeasedJob]] = {}
     for job in jobs:
-        shared = (job.type, job.priority, job.attempts, job.deliveries, job.generation, job.max_retries, job.timeout_ms)
+        shared, first = alike.get(job.traits) or alike.setdefault(job.traits, (_shared_fields(batch, job), job))
         copied = message.jobs.add()
-        copied.CopyFrom(alike.get(shared) or alike.setdefault(shared, _shared_fields(batch, job)))
+        copied.CopyFrom(shared)
         copied.id = str(job.job_id)
         copied.payload = job.payload.encode()
         copied.lease_id = encode_lease_id(job.ordinal, job.job_id.hex, tail)
-        _set_time(copied.run_at, job.run_at_us)
-        _set_time(copied.created_at, job.created_at_us)
-        if job.job_id in batch.checkpoints:
+        if job.run_at_us != first.run_at_us:
+            _set_time(copied.run_at, job.run_at_us)
+        if job.created_at_us != first.created_at_us:
+            _set_time(copied.created_at, job.created_at_us)
+        if batch.checkpoints and job.job_id in batch.checkpoints:
             copied.checkpoint = batch.checkpoints[job.job_id].encode()
     return message
 
@@ -50,7 +52,9 @@ def _shared_fields(batch: LeaseBatch, job: LeasedJob) -> pb.Job:
         priority=job.priority,
         attempts=job.attempts,
         max_retries=job.max_retries,
+        run_at=_timestamp_us(job.run_at_us),
         leased_at=_timestamp_us(batch.leased_at_us),
+        created_at=_timestamp_us(job.created_at_us),
         queue=batch.queue,
         lease_expires_in_ms=batch.lease_ms,
         generation=job.generation,
