@@ -138,6 +138,69 @@ async def test_a_line_that_comes_with_the_outcome_is_kept_and_numbered_lines_are
     await stream.close()
 
 
+async def test_a_job_that_is_cancelled_gives_its_place_in_a_bounded_queue_back(
+    stream: Conversation, api: httpx.Client, queue_name: str
+) -> None:
+    """Also if its worker says nothing more of it, and only once if it does."""
+    cancelled, *others = _submit(api, queue_name, 4)
+    await stream.hello(queues=[pb.QueueSubscription(name=queue_name, slots=1)])
+    await stream.grant(10)
+    (first,) = await stream.until_jobs(1)
+    assert cancelled == first.id
+
+    api.post(f"/v1/jobs/{cancelled}/cancel")
+    second = (await stream.until_jobs(2))[1]
+    await stream.report(succeeded=[pb.Succeeded(lease_id=first.lease_id)])
+
+    assert second.id in others
+    assert 2 == len(stream.jobs)
+    assert 2 == api.get(f"/v1/queues/{queue_name}").json()["counts"]["pending"]
+    await stream.close()
+
+
+@pytest.mark.parametrize(("weights", "first_forty"), [((0, 0), (40, 0)), ((3, 1), (30, 10))])
+async def test_queues_are_strict_in_their_order_or_shared_by_weight(
+    stream: Conversation, api: httpx.Client, queue_name: str, weights: tuple[int, int], first_forty: tuple[int, int]
+) -> None:
+    names = [f"{queue_name}-a", f"{queue_name}-b"]
+    for name in names:
+        _submit(api, name, 60)
+    subscriptions = [
+        pb.QueueSubscription(name=name, weight=weight) for name, weight in zip(names, weights, strict=True)
+    ]
+    await stream.hello(queues=subscriptions)
+
+    for granted in range(1, 41):
+        await stream.grant(granted)
+        await stream.until_jobs(granted)
+
+    assert first_forty == tuple(sum(job.queue == name for job in stream.jobs) for name in names)
+    await stream.close()
+
+
+async def test_a_weighted_queue_that_is_alone_gets_everything_and_owes_nothing_later(
+    stream: Conversation, api: httpx.Client, queue_name: str
+) -> None:
+    _submit(api, f"{queue_name}-a", 100)
+    await stream.hello(
+        queues=[
+            pb.QueueSubscription(name=f"{queue_name}-a", weight=1),
+            pb.QueueSubscription(name=f"{queue_name}-b", weight=1),
+        ]
+    )
+    for granted in range(1, 31):
+        await stream.grant(granted)
+        await stream.until_jobs(granted)
+    _submit(api, f"{queue_name}-b", 100)
+    for granted in range(31, 51):
+        await stream.grant(granted)
+        await stream.until_jobs(granted)
+
+    later = [job.queue for job in stream.jobs[32:]]
+    assert abs(later.count(f"{queue_name}-a") - later.count(f"{queue_name}-b")) <= 2
+    await stream.close()
+
+
 async def test_a_receipt_means_that_the_outcome_is_durable(
     stream: Conversation, api: httpx.Client, queue_name: str
 ) -> None:

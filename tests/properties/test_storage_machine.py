@@ -191,7 +191,7 @@ class StorageMachine(RuleBasedStateMachine):
 
     @rule()
     def expire(self) -> None:
-        expired = {lease.job_id for lease in self.call(self.queue.expire())}
+        expired = {ended.lease.job_id for ended in self.call(self.queue.expire())}
         overdue = {
             key for key, job in self.model.jobs.items() if job.lease is not None and job.batch_expires <= self.model.now
         }

@@ -147,7 +147,7 @@ async def test_a_renewal_extends_a_live_lease_and_never_revives_or_shortens_one(
     assert await queue.renew(live, seconds=1)
     assert not await queue.renew(lost)
     await queue.pass_time(20)
-    assert [lost.job_id] == [expired.job_id for expired in await queue.expire()]
+    assert [lost.job_id] == [expired.lease.job_id for expired in await queue.expire()]
 
 
 async def test_a_renewal_with_a_guessed_secret_renews_nothing(queue: QueueSpec) -> None:
@@ -196,7 +196,7 @@ async def test_expiry_passes_by_a_batch_that_somebody_is_settling(queue: QueueSp
         async with asyncio.timeout(5):
             expired = await queue.expire()
 
-    assert [lost] == [lease.job_id for lease in expired]
+    assert [lost] == [ended.lease.job_id for ended in expired]
     assert await queue.status_of(settled) == JobStatus.SUCCEEDED
 
 

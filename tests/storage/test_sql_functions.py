@@ -396,7 +396,7 @@ async def test_many_open_completions_of_a_batch_let_heartbeats_pass_and_hold_off
 
     assert (True, True) == (neighbour, renewed)
     assert [] == passed_by
-    assert [held[3].job_id] == [lease.job_id for lease in expired]
+    assert [held[3].job_id] == [ended.lease.job_id for ended in expired]
     assert {JobStatus.SUCCEEDED: 4, JobStatus.PENDING: 1} == await queue.counts()
     for user in users:
         await user.close()

@@ -79,6 +79,7 @@ class Worker(Generic[Deps]):
         address: str | None = None,
         *,
         queues: Mapping[str, int] | Sequence[str] | None = None,
+        weights: Mapping[str, int] | None = None,
         slots: int | None = None,
         lifespan: Lifespan[Deps] | None = None,
         api_key: str | None = None,
@@ -93,6 +94,8 @@ class Worker(Generic[Deps]):
         Args:
             address: `host:port` of the server's gRPC port.
             queues: Names in the order of preference; as a mapping, each with its own bound of jobs held at a time.
+            weights: Shares of queues while several have work: 3 beside 1 gets three jobs of four, and a queue that is
+                not named has 1. Without weights a queue waits until those before it are empty.
             slots: Jobs that run at the same time; 5 by default, or the sum of the queues' bounds.
             lifespan: An async context manager; what it yields is `ctx.deps` of every handler.
             lease_ttl: How long the server waits for a sign of life; 30 s by default.
@@ -107,6 +110,9 @@ class Worker(Generic[Deps]):
         self.api_key = settings.api_key if api_key is None else api_key
         self.worker_id = config.unique_id(worker_id) if worker_id else settings.worker_id
         self.queues = _queues(settings.queues if queues is None else queues)
+        self.weights = dict(weights or {})
+        if unknown := self.weights.keys() - self.queues.keys():
+            raise ValueError(f"weights names {', '.join(sorted(unknown))}; name only queues that are in queues.")
         bounds = sum(self.queues.values())
         self.slots = slots or (bounds if bounds and all(self.queues.values()) else settings.slots)
         self.lease_ttl_seconds = round(lease_ttl.total_seconds()) if lease_ttl else settings.lease_ttl_seconds
@@ -491,7 +497,10 @@ class Worker(Generic[Deps]):
         return pb.Hello(
             worker_id=self.worker_id,
             boot_id=self._boot_id,
-            queues=[pb.QueueSubscription(name=name, slots=slots) for name, slots in self.queues.items()],
+            queues=[
+                pb.QueueSubscription(name=name, slots=slots, weight=self.weights.get(name, 0))
+                for name, slots in self.queues.items()
+            ],
             types=sorted(self.handlers),
             slots=self.slots,
             lease_ttl_seconds=self.lease_ttl_seconds,

@@ -410,18 +410,24 @@ class QueueSubscription(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     slots: _builtins.int
     """Most jobs of this queue that the worker holds at a time; 0 means no limit of its own."""
+    weight: _builtins.int
+    """Its share while several queues have work: 3 beside 1 gets three jobs of four. 0 for all queues means strict: a queue
+    waits until those named before it are empty. 0 beside weights is taken as 1.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         slots: _builtins.int = ...,
+        weight: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "slots", b"slots", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -42,10 +42,16 @@ TROUBLE_PAUSE_SECONDS = 0.5
 
 
 class Subscription(NamedTuple):
-    """A queue that a stream takes jobs from; `slots` bounds the jobs of this queue that it holds, 0 means no bound."""
+    """A queue that a stream takes jobs from.
+
+    Attributes:
+        slots: Bounds the jobs of this queue that the stream holds; 0 means no bound.
+        weight: Its share while several queues have work; 0 for all of them means the order given, strictly.
+    """
 
     queue: str
     slots: int = 0
+    weight: int = 0
 
 
 class Stream:
@@ -67,6 +73,10 @@ class Stream:
         self.principal = principal
         self.lease_ms = lease_ms
         self.slots = {subscription.queue: subscription.slots for subscription in subscriptions}
+        is_weighted = any(subscription.weight for subscription in subscriptions)
+        # Jobs taken from each queue, divided by its weight: who has least is next. Empty for a strict stream.
+        self.shares = dict.fromkeys(self.slots, 0.0) if is_weighted else {}
+        self.weights = {subscription.queue: max(subscription.weight, 1) for subscription in subscriptions}
         self.types = frozenset(types) or None
         self.deliver = deliver
         self.end_leases = end_leases
@@ -81,6 +91,11 @@ class Stream:
     def free(self) -> int:
         """How many more jobs it may be sent now."""
         return self.granted_total - self.sent_total - self.reserved
+
+    def hold(self, queue: str, count: int) -> None:
+        """Count the jobs of a bounded queue that it holds or that are being leased for it; less if negative."""
+        if self.slots.get(queue):
+            self.held[queue] = self.held.get(queue, 0) + count
 
     def room_in(self, queue: str) -> int:
         """How many more jobs of a queue it may be sent now."""
@@ -172,7 +187,7 @@ class Dispatcher:
     def settled(self, stream: Stream, queue: str, count: int) -> None:
         """Note that a stream holds fewer jobs of a queue."""
         if stream.slots.get(queue):
-            stream.held[queue] = stream.held.get(queue, 0) - count
+            stream.hold(queue, -count)
             self._offer(stream)
 
     def _offer(self, stream: Stream) -> None:
@@ -217,6 +232,7 @@ class Dispatcher:
                 return
             limit = min(stream.room_in(lane.queue), BATCH_MAX)
             stream.reserved += limit
+            stream.hold(lane.queue, limit)
             lane.leasing += 1
             task = asyncio.create_task(self._lease(lane, stream, limit))
             self._leases.add(task)
@@ -233,6 +249,12 @@ class Dispatcher:
         return None
 
     def _prefers_another(self, stream: Stream, lane: Lane) -> bool:
+        if stream.shares:
+            return any(
+                stream.shares[other.queue] < stream.shares[lane.queue]
+                for other in stream.lanes
+                if other.is_hot and stream.room_in(other.queue) > 0
+            )
         for better in stream.lanes:
             if better is lane:
                 return False
@@ -242,17 +264,19 @@ class Dispatcher:
 
     async def _lease(self, lane: Lane, stream: Stream, limit: int) -> None:
         heat = lane.heat
-        took = 0
+        took = delivered = 0
         try:
             batch = await self._lease_batch(lane, stream, limit)
             took = len(batch.jobs) if batch else 0
             if batch is not None:
                 await self._deliver(lane, stream, batch)
+                delivered = took
         except QuorraError as error:
             log_trouble(log, "lease_failed", error, queue=lane.queue)
             await asyncio.sleep(TROUBLE_PAUSE_SECONDS)
         finally:
             stream.reserved -= limit
+            stream.hold(lane.queue, delivered - limit)
             lane.leasing -= 1
         lane.is_plenty = took == limit
         if took < limit and lane.heat == heat and lane.leasing == 0:
@@ -310,9 +334,17 @@ class Dispatcher:
         self._metrics.wait_seconds.observe_many([(leased_at_us - job.run_at_us) / 1_000_000 for job in batch.jobs])
         await self._add_checkpoints(batch)
         stream.sent_total += count
-        if stream.slots.get(lane.queue):
-            stream.held[lane.queue] = stream.held.get(lane.queue, 0) + count
+        self._share_out(stream, lane, count)
         stream.deliver(batch)
+
+    def _share_out(self, stream: Stream, lane: Lane, count: int) -> None:
+        """Note what a queue got of a weighted stream; one that was empty has no claim to what it missed meanwhile."""
+        if stream.shares:
+            stream.shares[lane.queue] += count / stream.weights[lane.queue]
+            least = min(stream.shares[other.queue] for other in stream.lanes if other.is_hot or other is lane)
+            for other in stream.lanes:
+                if not other.is_hot:
+                    stream.shares[other.queue] = max(stream.shares[other.queue], least)
 
     async def _add_checkpoints(self, batch: LeaseBatch) -> None:
         """Fetch what earlier attempts stored; a first delivery has nothing."""

@@ -171,8 +171,7 @@ async def find_outcomes(executor: Executor, leases: Sequence[LeaseId]) -> dict[M
 class ExpiredLease(NamedTuple):
     """A lease that ran out, and where its job went."""
 
-    job_id: UUID
-    batch: int
+    lease: LeaseId
     queue: str
     started: bool
     is_dead: bool
@@ -191,8 +190,7 @@ async def expire_leases(pool: Pool, *, limit: int) -> list[ExpiredLease]:
         rows = await transaction.fetch(EXPIRE_LEASES, overdue)
     return [
         ExpiredLease(
-            row["job_id"],
-            row["batch"],
+            LeaseId(row["batch"], row["ordinal"], row["job_id"].hex, row["secret"]),
             row["queue"],
             row["started"],
             row["status"] == "dead",

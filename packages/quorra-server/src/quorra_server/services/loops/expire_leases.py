@@ -3,6 +3,8 @@
 import structlog
 
 from quorra_server.observability.metrics import Metrics
+from quorra_server.services.lease_ids import text_of
+from quorra_server.services.renew import LOST
 from quorra_server.services.wakeups import Wakeups
 from quorra_server.storage import leases
 from quorra_server.storage.database import Pool
@@ -26,17 +28,18 @@ class ExpireLeases:
     async def run_once(self) -> bool:
         """End at most `BATCHES_MAX` overdue lease batches; say whether there were any."""
         expired = await leases.expire_leases(self._pool, limit=BATCHES_MAX)
-        for lease in expired:
-            label = self._metrics.queue(lease.queue)
+        for ended in expired:
+            label = self._metrics.queue(ended.queue)
             self._metrics.leases_expired.labels(label).inc()
-            if lease.started:
+            if ended.started:
                 self._metrics.jobs_processed.labels(label).inc()
                 self._metrics.jobs_failed.labels(label).inc()
-            if lease.is_dead:
+            if ended.is_dead:
                 self._metrics.jobs_dead.labels(label).inc()
-            if lease.run_at is not None:
-                self._wakeups.work_due(lease.queue, lease.run_at.timestamp())
-        self._wakeups.jobs_ended([lease.job_id for lease in expired if lease.is_dead])
+            if ended.run_at is not None:
+                self._wakeups.work_due(ended.queue, ended.run_at.timestamp())
+        self._wakeups.jobs_ended([ended.lease.job_id for ended in expired if ended.is_dead])
         if expired:
-            log.info("leases_expired", count=len(expired), started=sum(lease.started for lease in expired))
+            self._wakeups.leases_ended([text_of(ended.lease) for ended in expired], LOST)
+            log.info("leases_expired", count=len(expired), started=sum(ended.started for ended in expired))
         return bool(expired)

@@ -8,7 +8,8 @@ WITH closed AS (
     DELETE FROM quorra.leases
     WHERE batch = ANY ($1::bigint[])
     RETURNING
-        batch, leased_at, queue, worker, job_ids, attempts, deliveries, silents, generations, max_retries, starts_ms
+        batch, leased_at, secret, queue, worker, job_ids, attempts, deliveries, silents, generations, max_retries,
+        starts_ms
 ),
 overdue AS MATERIALIZED (
     SELECT
@@ -64,7 +65,7 @@ ended AS (
         reason
     FROM judged
     ON CONFLICT DO NOTHING
-    RETURNING job_id, batch, started_at, status, retry_at, attempts, deliveries, generation, queue
+    RETURNING job_id, batch, ordinal, started_at, status, retry_at, attempts, deliveries, generation, queue
 ),
 again AS (
     INSERT INTO quorra.ready (
@@ -93,5 +94,8 @@ counted AS (
     FROM ended
     GROUP BY queue
 )
-SELECT job_id, batch, queue, started_at IS NOT NULL AS started, status::text AS status, retry_at
+SELECT
+    ended.batch, ended.ordinal, ended.job_id, closed.secret, ended.queue, ended.started_at IS NOT NULL AS started,
+    ended.status::text AS status, ended.retry_at
 FROM ended
+JOIN closed ON closed.batch = ended.batch

@@ -18,7 +18,7 @@ import structlog
 from quorra_proto.v1 import quorra_pb2 as pb
 
 from quorra_server.domain.errors import InvalidRequest, QuorraError
-from quorra_server.domain.job import LeaseBatch, Report
+from quorra_server.domain.job import LeaseBatch, LeaseId, Report
 from quorra_server.domain.states import OutcomeKind
 from quorra_server.observability.logging import log_trouble
 from quorra_server.services import Services
@@ -68,6 +68,7 @@ class WorkStream:
         self._heard_at = time.monotonic()
         self._queue_of_batch: dict[int, str] = {}
         self._unsettled: dict[int, int] = {}
+        self._taken_away: dict[int, set[int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._next_receipt = 0
         self._answered: set[int] = set()
@@ -178,13 +179,19 @@ class WorkStream:
             await self._services.settle.settle_attempts(reports, self._terms.principal)
 
     def _end_leases(self, lease_ids: Sequence[str], reason: str) -> None:
-        ended = []
+        ended: dict[str, LeaseId] = {}
         for text in lease_ids:
             with contextlib.suppress(InvalidRequest):  # a hint from elsewhere that is not ours
-                if decode_lease_id(text).batch in self._queue_of_batch:
-                    ended.append(pb.LeaseEnded(lease_id=text, reason=reason))
+                lease = decode_lease_id(text)
+                if lease.batch in self._queue_of_batch and not self._was_taken_away(lease):
+                    ended[text] = lease
         if ended:
-            self._send(pb.ServerMessage(notice=pb.Notice(ended=ended)))
+            notices = [pb.LeaseEnded(lease_id=text, reason=reason) for text in ended]
+            self._send(pb.ServerMessage(notice=pb.Notice(ended=notices)))
+            self._forget_ended(list(ended.values()))
+            for lease in ended.values():
+                if lease.batch in self._queue_of_batch:
+                    self._taken_away.setdefault(lease.batch, set()).add(lease.ordinal)
 
     def _take_reports(self, message: pb.Reports) -> None:
         self._next_receipt = self._next_receipt or message.sequence
@@ -222,7 +229,7 @@ class WorkStream:
         else:
             undecided = []
         refused.extend(map(convert.refusal, undecided))
-        self._forget_settled(reports)
+        self._forget_ended([report.lease for report in reports])
         self._receipt(sequence, refused)
 
     async def _extend(self, extension: pb.Extended) -> None:
@@ -237,10 +244,12 @@ class WorkStream:
                     log_trouble(log, "extension_failed", error, worker=self._terms.worker)
                     await asyncio.sleep(SETTLE_TRIES_PAUSE_SECONDS[1])
 
-    def _forget_settled(self, reports: Sequence[Report]) -> None:
+    def _forget_ended(self, ended: Sequence[LeaseId]) -> None:
+        """Give the places of leases that ended back, each once: a worker may report one that was taken from it."""
         counts: dict[int, int] = defaultdict(int)
-        for report in reports:
-            counts[report.lease.batch] += 1
+        for lease in ended:
+            if not self._was_taken_away(lease):
+                counts[lease.batch] += 1
         for batch, count in counts.items():
             queue = self._queue_of_batch.get(batch)
             if queue is None:
@@ -249,7 +258,11 @@ class WorkStream:
             self._unsettled[batch] -= count
             if self._unsettled[batch] <= 0:
                 del self._unsettled[batch], self._queue_of_batch[batch]
+                self._taken_away.pop(batch, None)
                 self._notes.forget(batch)
+
+    def _was_taken_away(self, lease: LeaseId) -> bool:
+        return bool(self._taken_away) and lease.ordinal in self._taken_away.get(lease.batch, ())
 
     def _receipt(self, sequence: int, refused: Sequence[pb.Refused]) -> None:
         """Send a receipt up to the last message before which none is open: a receipt covers all earlier ones."""

@@ -161,9 +161,10 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
         adjusted = []
         if lease_seconds != wished:
             adjusted.append(f"lease_ttl_seconds: {wished} is out of bounds; the lease is {lease_seconds} s.")
-        subscriptions = [Subscription(_name(queue.name, "queues"), max(queue.slots, 0)) for queue in hello.queues] or [
-            Subscription("default")
-        ]
+        subscriptions = [
+            Subscription(_name(queue.name, "queues"), max(queue.slots, 0), max(queue.weight, 0))
+            for queue in hello.queues
+        ] or [Subscription("default")]
         if len(subscriptions) > QUEUES_MAX:
             raise InvalidRequest(f"A stream takes at most {QUEUES_MAX} queues; open several streams.", field="queues")
         terms = StreamTerms(
