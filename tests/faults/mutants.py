@@ -180,8 +180,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         known[result.bug.name] = result.check
         if path is not None:
             path.write_text(json.dumps(known, indent=2) + "\n")
-    if options.docs and wished is None:
-        write_page(bugs, known)
+    if options.docs:
+        write_page(planted_bugs(), known)
     survivors = [bug for bug in bugs if known[bug.name] is None]
     for bug in survivors:
         console.print(f"[red]{bug.name} was not caught[/]: {bug.breaks}", highlight=False)
@@ -219,8 +219,15 @@ def write_page(bugs: Sequence[Bug], caught_by: Mapping[str, str | None]) -> None
     """Write the table of what caught what."""
     lines = [PAGE.read_text().partition("| bug |")[0].rstrip(), ""]
     lines += ["| bug | what it breaks | caught by |", "|---|---|---|"]
-    lines += [f"| `{bug.name}` | {bug.breaks} | `{caught_by.get(bug.name) or 'nothing'}` |" for bug in bugs]
+    lines += [f"| `{bug.name}` | {bug.breaks} | {_shown(bug, caught_by)} |" for bug in bugs]
     PAGE.write_text("\n".join(lines) + "\n")
+
+
+def _shown(bug: Bug, caught_by: Mapping[str, str | None]) -> str:
+    check = caught_by.get(bug.name)
+    if check is not None:
+        return f"`{check}`"
+    return "nothing" if bug.name in caught_by else "not run yet"
 
 
 if __name__ == "__main__":
