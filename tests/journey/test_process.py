@@ -94,6 +94,7 @@ def test_a_scrape_of_any_process_answers_for_all_of_them(database_url: str) -> N
         eventually_sync(lambda: killed not in children.read_text().split(), "it is gone")
         after = eventually_sync(lambda: _scrape(server, patient=True), "somebody answers")
         assert submitted == after[CREATED], "what a killed process counted stays counted"
+        assert 0 == server.terminate()
 
 
 def _scrape(server: RunningServer, *, patient: bool = False) -> dict[str, str]:

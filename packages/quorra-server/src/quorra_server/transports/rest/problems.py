@@ -111,4 +111,6 @@ def from_decoding(error: msgspec.ValidationError) -> InvalidRequest:
             field = f"{field}.{name}" if field else name
     field = field or "body"
     sentence = f"{field}: {message}."
+    if "unknown field `" in message:
+        sentence = f"{field} is not a field that is taken here; remove it, or correct its name (/docs lists all)."
     return InvalidRequest(sentence, problems=[FieldProblem(field, sentence)])
