@@ -6,18 +6,17 @@ from benchmarks.draining import drain, fill, percentiles, probe
 from benchmarks.figures import Figure, Scenario
 from benchmarks.stage import Stage
 
-WORKERS = 4
-
 
 def run(stage: Stage, short: bool) -> Iterator[Figure]:
-    """Measure each number of servers with four workers, spread over them."""
+    """Measure each number of servers with as many workers as the most of them, spread over them."""
     count, numbers = (10_000, (1, 2)) if short else (200_000, (1, 2, 4))
+    workers = numbers[-1]
     for number in numbers:
         stage.begin(servers=number)
-        waits_ms = probe(stage, 20 if short else 200, workers=WORKERS)
+        waits_ms = probe(stage, 20 if short else 200, workers=workers)
         yield from percentiles("latency", waits_ms, 50, 99, at=number)
         fill(stage, count)
-        yield drain(stage, f"drain, {WORKERS} workers", count, workers=WORKERS, at=number)
+        yield drain(stage, f"drain, {workers} workers", count, workers=workers, at=number)
 
 
 SCENARIO = Scenario("servers", "What more servers bring, all on one machine", run, "servers")

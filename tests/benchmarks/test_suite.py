@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SUITE_SECONDS_MAX = 240
+# On a machine with nothing else to do they take a tenth of it.
+SUITE_SECONDS_MAX = 400
 
 
 def _bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -27,7 +28,7 @@ def _may_trace() -> bool:
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Raw results of two scenarios, measured once for all of these tests."""
     file = tmp_path_factory.mktemp("bench") / "results.json"
-    done = _bench("latency", "drain", "--short", "--json", str(file))
+    done = _bench("latency", "snapshot", "--short", "--json", str(file))
     assert 0 == done.returncode, done.stdout + done.stderr
     return file
 
@@ -37,10 +38,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_figure_says_what_it_cost_and_how_noisy_it_was(results: Path) -> None:
     figures = json.loads(results.read_text())["figures"]
 
-    drained = [figure for figure in figures if figure["scenario"] == "drain"]
+    drained = [figure for figure in figures if figure["unit"] == "jobs/s"]
 
-    assert ["1 worker, 1 server", "2 workers, 1 server", "2 workers, 2 servers"] == [row["what"] for row in drained]
-    assert all(row["value"] > 0 and 2 == len(row["loops_ms"]) for row in figures)
+    assert ["drain, no transaction beside", "drain, a snapshot open since before"] == [row["what"] for row in drained]
+    assert all(row["value"] > 0 for row in drained)
+    assert all(2 == len(row["loops_ms"]) for row in figures)
     assert all(row["cpu_us"][role] > 0 for row in drained for role in ("PostgreSQL", "server", "worker", "generator"))
     assert all(0 < row["generator_percent"] < 100 for row in drained)
 
@@ -51,14 +53,14 @@ def test_a_report_is_made_of_raw_results_alone(results: Path, tmp_path: Path) ->
 
     assert 0 == done.returncode, done.stderr
     report = (tmp_path / "report.md").read_text()
-    assert "| 2 workers, 2 servers |" in report
+    assert "| drain, a snapshot open since before |" in report
     assert "| submit to handler, p99 |" in report
     assert "| synchronous_commit | on |" in report
     plots = [line.partition("](")[2].rstrip(")") for line in report.splitlines() if line.startswith("![")]
-    assert {"drain-jobs-per-s.svg", "drain-cpu.svg", "latency-ms.svg"} == set(plots)
+    assert {"snapshot-jobs-per-s.svg", "snapshot-cpu.svg", "latency-ms.svg"} == set(plots)
     for plot in plots:
         text = "".join(ElementTree.parse(tmp_path / plot).getroot().itertext())
-        assert "drain" in text or "wait" in text or "backlog" in text
+        assert "snapshot" in text or "How long a job waits" in text
 
 
 @pytest.mark.slow
