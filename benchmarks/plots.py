@@ -60,6 +60,7 @@ def cpu(file: Path, title: str, rows: Sequence[Row]) -> None:
             used = [row.cpu(role) for row in rows]
             axes.barh(names, used, left=left, label=role)
             left = [start + more for start, more in zip(left, used, strict=True)]
+        axes.invert_yaxis()
         axes.set_xlabel("microseconds of CPU a job, or a request")
         axes.legend(frameon=False, ncols=len(ROLES), loc="upper left", bbox_to_anchor=(0, -0.75 / len(rows) - 0.08))
         _save(figure, file)
