@@ -10,6 +10,9 @@ from quorra_worker_sdk import AsyncClient, NewJob, Worker
 from benchmarks.peers.adapters.driver import QUEUE, SETTINGS, URL, Adapter, drive, payload
 from benchmarks.peers.adapters.record import note
 
+# What `Retry-After` says.
+BUSY_SECONDS = 1
+
 worker = Worker(queues=[QUEUE], slots=SETTINGS.get("slots"))
 
 
@@ -46,9 +49,15 @@ class OverRest(Adapter):
         )
         writer.write(head.encode() + body)
         reply = await reader.readuntil(b"\r\n\r\n")
+        if reply.startswith(b"HTTP/1.1 429"):
+            # The server is busy, says so and closes the connection: wait as it asks, and try again.
+            writer.close()
+            await asyncio.sleep(BUSY_SECONDS)
+            return await self._post(path, content)
         assert reply.startswith(b"HTTP/1.1 201"), reply
         await reader.readexactly(int(reply.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]))
         self._idle.append((reader, writer))
+        return None
 
     def work(self) -> None:
         raise NotImplementedError("quorra-worker runs the worker")
