@@ -104,6 +104,18 @@ def test_a_repeat_of_an_id_leaves_a_job_that_ended_alone(api: httpx.Client, queu
     assert "cancelled" == api.get(f"/v1/jobs/{job['id']}").json()["status"]
 
 
+def test_a_repeat_of_an_id_that_ended_does_not_take_its_unique_key_again(api: httpx.Client, queue_name: str) -> None:
+    job = {"type": "task", "payload": {}, "queue": queue_name, "unique_key": f"key-of-{queue_name}"}
+    ended = {**job, "id": str(uuid4())}
+    api.post("/v1/jobs", json=ended)
+    api.post(f"/v1/jobs/{ended['id']}/cancel")
+
+    api.post("/v1/jobs", json=ended)
+    new = api.post("/v1/jobs", json=job)
+
+    assert 201 == new.status_code
+
+
 def test_a_batch_answers_in_the_order_given(api: httpx.Client, queue_name: str) -> None:
     jobs = [{"type": f"t{number}", "payload": {}, "queue": queue_name} for number in range(1000)]
 

@@ -126,13 +126,23 @@ async def _claim_keys(executor: Executor, jobs: Sequence[NewJob], principal: str
     Idempotency keys come first: a repeated request must find its own first try, not trip over its unique key.
     """
     merged: dict[UUID, UUID] = {}
-    for keyed in (_request_keys(jobs, principal), _unique_keys(jobs)):
+    new = await _without_repeats(executor, jobs)
+    for keyed in (_request_keys(jobs, principal), _unique_keys(new)):
         claims = [(key, job_id) for key, job_id in keyed if job_id not in merged]
         if not claims:
             continue
         holders = await _holders_after_claim(executor, claims)
         merged.update({job_id: holders[key] for key, job_id in claims if holders[key] != job_id})
     return merged
+
+
+async def _without_repeats(executor: Executor, jobs: Sequence[NewJob]) -> Sequence[NewJob]:
+    """Leave out jobs that exist already: a unique key claimed for one that has ended would never be freed."""
+    perhaps = [job.id for job in jobs if job.unique_key and job.id_is_callers]
+    if not perhaps:
+        return jobs
+    known = {job.id for job in await store.get_jobs(executor, perhaps)}
+    return [job for job in jobs if job.id not in known]
 
 
 async def _holders_after_claim(executor: Executor, claims: Sequence[tuple[Key, UUID]]) -> dict[Key, UUID]:
