@@ -16,6 +16,7 @@ KINDS = (
 
 
 def _run(folder: Path, *words: str) -> dict[str, Any]:
+    folder.mkdir(exist_ok=True)
     report = folder / "verdict.json"
     main(["--folder", str(folder / "run"), "--json", str(report), "--seed", "1", "--quotas", "short", *words])
     verdict: dict[str, Any] = json.loads(report.read_text())
@@ -23,11 +24,16 @@ def _run(folder: Path, *words: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(420)
 def test_a_short_mixed_run_is_passed(tmp_path: Path) -> None:
-    verdict = _run(tmp_path, "--minutes", "0.3", "--rate", "100", "--kinds", KINDS)
+    """A slow machine needs longer until every fault has had an effect; no invariant may break however long it takes."""
+    for minutes in ("0.3", "1", "2"):
+        verdict = _run(tmp_path / minutes, "--minutes", minutes, "--rate", "100", "--kinds", KINDS)
+        assert {} == verdict["broken"], verdict["examples"]
+        if verdict["verdict"] == "passed":
+            break
 
-    assert ("passed", []) == (verdict["verdict"], verdict["why"]), verdict["examples"]
+    assert ("passed", []) == (verdict["verdict"], verdict["why"])
     assert (0, 0) == (verdict["counts"]["lost"], verdict["counts"]["doubled"])
 
 
