@@ -63,7 +63,6 @@ class _Run:
     started_at: float
     task: "asyncio.Task[None] | None" = None
     context: Context[Any] | None = None
-    start_was_reported: bool = False
     ended_because: str = ""
 
 
@@ -370,7 +369,6 @@ class Worker(Generic[Deps]):
             if run.job.lease_id not in self._running:
                 continue
             if now - run.started_at >= START_REPORT_SECONDS:
-                run.start_was_reported = True
                 self._session.started(run.job.lease_id, int((now - run.started_at) * 1000))
             else:
                 self._unreported_starts.append(run)

@@ -87,7 +87,10 @@ class LeasedJob(NamedTuple):
     @property
     def traits(self) -> tuple[object, ...]:
         """What many jobs of a batch have in common: `type` and all that follows it."""
-        return self[7:]
+        return self[TRAITS_BEGIN:]
+
+
+TRAITS_BEGIN = LeasedJob._fields.index("type")
 
 
 @dataclass(frozen=True, slots=True)

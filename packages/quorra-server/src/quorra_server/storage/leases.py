@@ -1,9 +1,9 @@
 """Leases: taken, marked started, renewed, settled, expired and closed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from operator import attrgetter, itemgetter
-from typing import NamedTuple, TypeVar
+from operator import attrgetter
+from typing import NamedTuple
 from uuid import UUID
 
 from quorra_server.domain.job import EndedLease, LeaseBatch, LeasedJob, LeaseId, Report
@@ -23,7 +23,6 @@ EXTEND_RUN = statement("extend_run")
 CLOSE_BATCHES = statement("close_batches")
 CANCEL_HELD = statement("cancel_held")
 
-T = TypeVar("T")
 # One member of a lease batch: the batch's number and the member's place in it.
 Member = tuple[int, int]
 
@@ -94,7 +93,7 @@ async def lease_jobs(
 
 async def mark_started(executor: Executor, principal: str, starts: Sequence[tuple[LeaseId, int]]) -> None:
     """Note that runs started, each so many milliseconds ago. Leases that are over are passed by."""
-    for part in _by_secret(starts, itemgetter(0)):
+    for part in _by_secret(starts):
         secrets = {lease.batch: lease.secret for lease, _ in part}
         await executor.fetch(
             MARK_STARTED,
@@ -107,19 +106,17 @@ async def mark_started(executor: Executor, principal: str, starts: Sequence[tupl
         )
 
 
-def _by_secret(items: Sequence[T], lease_of: Callable[[T], LeaseId]) -> list[Sequence[T]]:
-    """Split so that each part names one secret for each batch, as the statements need it.
+def _by_secret(starts: Sequence[tuple[LeaseId, int]]) -> list[Sequence[tuple[LeaseId, int]]]:
+    """Split so that each part names one secret for each batch, as the statement needs it.
 
-    Reports of many callers share a statement: a guessed secret must neither ride along with the right one nor spoil it.
+    Starts of many callers share a statement: a guessed secret must neither ride along with the right one nor spoil it.
     """
     secrets: dict[int, UUID] = {}
-    alike = [
-        item for item in items if secrets.setdefault((lease := lease_of(item)).batch, lease.secret) == lease.secret
-    ]
-    if len(alike) == len(items):
-        return [items]
-    others = [item for item in items if secrets[(lease := lease_of(item)).batch] != lease.secret]
-    return [alike, *_by_secret(others, lease_of)]
+    alike = [start for start in starts if secrets.setdefault(start[0].batch, start[0].secret) == start[0].secret]
+    if len(alike) == len(starts):
+        return [starts]
+    others = [start for start in starts if secrets[start[0].batch] != start[0].secret]
+    return [alike, *_by_secret(others)]
 
 
 async def renew_leases(executor: Executor, principal: str, secrets: dict[int, UUID], lease_ms: int) -> set[int]:
