@@ -1,5 +1,7 @@
 """Settling: exactly one accepted outcome for each lease, and where the job goes next."""
 
+import asyncio
+
 import pytest
 from quorra_server.domain.job import Report
 from quorra_server.domain.states import JobStatus, OutcomeKind
@@ -98,6 +100,48 @@ async def test_of_two_reports_for_one_lease_the_first_decides(queue: QueueSpec) 
 
     assert answers == [True, False, False]
     assert await queue.status_of(job_id) == JobStatus.SUCCEEDED
+
+
+async def test_a_report_that_comes_second_spoils_none_of_the_others_in_its_statement(queue: QueueSpec) -> None:
+    job_ids = await queue.submit(4)
+    batch = await queue.lease(4)
+    assert batch is not None
+    first, second, third, fourth = batch.lease_ids()
+    await queue.succeed(second)
+    await queue.fail(third, non_retryable=True)
+
+    accepted = await queue.settle_all(
+        [Report(lease, OutcomeKind.SUCCEEDED, 1) for lease in (first, second, third, fourth)]
+    )
+
+    assert accepted == 2
+    assert [await queue.status_of(job_id) for job_id in job_ids] == [
+        JobStatus.SUCCEEDED, JobStatus.SUCCEEDED, JobStatus.DEAD, JobStatus.SUCCEEDED,
+    ]  # fmt: skip
+
+
+async def test_reports_of_which_all_come_second_are_answered(queue: QueueSpec) -> None:
+    await queue.submit(2)
+    batch = await queue.lease(2)
+    assert batch is not None
+    reports = [Report(lease, OutcomeKind.SUCCEEDED, 1) for lease in batch.lease_ids()]
+
+    assert [await queue.settle_all(reports), await queue.settle_all(reports)] == [2, 0]
+
+
+async def test_two_servers_that_settle_the_same_leases_at_the_same_time_accept_each_once(queue: QueueSpec) -> None:
+    await queue.submit(200)
+    batch = await queue.lease(200)
+    assert batch is not None
+    leased = batch.lease_ids()
+    overlapping = [
+        [Report(lease, OutcomeKind.SUCCEEDED, 1) for lease in part]
+        for part in (leased[:150], leased[50:], leased[25:175])
+    ]
+
+    accepted = await asyncio.gather(*(queue.settle_all(reports) for reports in overlapping))
+
+    assert sum(accepted) == 200
 
 
 async def test_a_wrong_secret_or_principal_settles_nothing(queue: QueueSpec) -> None:

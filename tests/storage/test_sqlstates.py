@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from quorra_server.domain.errors import OutcomeUnknown, QuorraError, StorageUnavailable
 from quorra_server.embedded import EmbeddedPostgres
-from quorra_server.storage.database import Executor, Pool, PoolSettings
+from quorra_server.storage.database import Executor, KeyTaken, Pool, PoolSettings
 from quorra_server.storage.sqlstates import MEANINGS, Meaning, meaning_of
 
 from tests.conftest import on_database
@@ -192,7 +192,7 @@ ROWS: list[tuple[str | None, Provoke, type[Exception]]] = [
     ("25006", read_only, StorageUnavailable),
     ("42P01", missing_table, StorageUnavailable),
     ("3F000", missing_schema, StorageUnavailable),
-    ("23505", taken, asyncpg.UniqueViolationError),
+    ("23505", taken, KeyTaken),
     ("42703", missing_column, asyncpg.UndefinedColumnError),
     ("22012", division, asyncpg.DivisionByZeroError),
     ("22000", wrong_argument, asyncpg.DataError),
@@ -205,7 +205,7 @@ async def test_a_row_of_the_table(scene: Scene, code: str | None, provoke: Provo
         await provoke(scene)
 
     error = met.value
-    cause = error.__cause__ if isinstance(error, QuorraError) else error
+    cause = error.__cause__ or error
     assert told is type(error)
     assert code == getattr(cause, "sqlstate", None)
     if isinstance(error, QuorraError):

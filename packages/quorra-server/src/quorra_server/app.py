@@ -20,7 +20,14 @@ from quorra_server.services.cancel import CancelService
 from quorra_server.services.dispatch import Dispatcher
 from quorra_server.services.health import HealthService
 from quorra_server.services.lease import LeaseService
-from quorra_server.services.loops import close_batches, expire_leases, fold_counts, prune_history, time_out_runs
+from quorra_server.services.loops import (
+    analyze_outgrown,
+    close_batches,
+    expire_leases,
+    fold_counts,
+    prune_history,
+    time_out_runs,
+)
 from quorra_server.services.loops.runner import Loop
 from quorra_server.services.plain_workers import PlainWorkers
 from quorra_server.services.purge import PurgeService
@@ -177,6 +184,11 @@ async def _running(
         ),
         Loop("close_batches", close_batches.CloseBatches(database.fast).run_once, close_batches.INTERVAL_SECONDS),
         Loop("fold_counts", fold_counts.FoldCounts(database.main).run_once, fold_counts.INTERVAL_SECONDS),
+        Loop(
+            "analyze_outgrown",
+            analyze_outgrown.AnalyzeOutgrown(database.main).run_once,
+            analyze_outgrown.INTERVAL_SECONDS,
+        ),
         Loop(
             "prune_history",
             prune_history.PruneHistory(

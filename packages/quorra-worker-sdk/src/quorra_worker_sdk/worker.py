@@ -41,7 +41,7 @@ SDK_NAME = "quorra-worker-sdk-python"
 SDK_VERSION = version("quorra-worker-sdk")
 # Jobs held beyond the running ones: as many as end in this time, so that the pipe stays full and nothing is hoarded.
 PREFETCH_SECONDS = 0.2
-PREFETCH_JOBS_MAX = 2_000
+PREFETCH_JOBS_MAX = 4_000
 RATE_ROUND_SECONDS = 0.1
 # A run that is shorter needs no start report: its outcome brings the start along.
 START_REPORT_SECONDS = 0.01

@@ -105,7 +105,7 @@ class Metrics:
         )
         self.cursor_leases = self._counter(
             "quorra_cursor_leases_total",
-            "Leases that began at the cursor because the head of the queue was slow",
+            "Leases that went on where the last one ended, because that was full or slow",
             "queue",
         )
         Info("quorra_build", "Version and name of this server", registry=self.asked).info(

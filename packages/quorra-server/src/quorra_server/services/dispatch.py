@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 import structlog
 
 from quorra_server.domain.errors import QuorraError
-from quorra_server.domain.job import LeaseBatch
+from quorra_server.domain.job import LeaseBatch, LeasedJob
 from quorra_server.observability.logging import log_trouble
 from quorra_server.observability.metrics import Metrics
 from quorra_server.services.ending import end_tasks
@@ -29,15 +29,19 @@ from quorra_server.storage.leases import HEAD, Cursor
 log = structlog.get_logger(__name__)
 
 BATCH_MAX = 1_000
-# A lane that gave a full batch has more: then a second lease runs while the first one is delivered.
-LEASES_AT_ONCE_PER_LANE = 2
-# A lease that takes longer walks over dead rows: those that a long transaction elsewhere keeps alive, or those that a
-# fast drain leaves behind until the next vacuum.
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Small leases at the same time share a flush. A large one needs none beside it: that would only walk over the rows that
+# it has locked.
+LEASES_AT_ONCE_PER_LANE = 4
+JOBS_AT_ONCE_PER_LANE = 200
+# A drain leaves dead rows at the head of the queue until the next vacuum, so full leases go on where the last one
+# ended; what comes before that place (a higher priority, a submit that commits late) waits so long at most.
+FULL_CURSOR_SECONDS_MAX = 0.2
+# A lease that is slow without being full walks over dead rows that a long transaction elsewhere keeps. Then the cursor
+# stays longer, and a little behind the last job, because submits commit out of order.
 SLOW_LEASE_SECONDS = 0.005
-SLOW_LEASE_SECONDS_PER_JOB = 0.000_03
-CURSOR_SECONDS_MAX = 1.0
-# Submits commit out of order: the cursor looks back this far.
-CURSOR_OVERLAP = timedelta(seconds=1)
+SLOW_CURSOR_SECONDS_MAX = 1.0
+SLOW_CURSOR_OVERLAP = timedelta(seconds=1)
 TROUBLE_PAUSE_SECONDS = 0.5
 
 
@@ -114,12 +118,15 @@ class Lane:
         self.is_hot = True
         self.is_plenty = False
         self.leasing = 0
+        self.leasing_jobs = 0
         self.heat = 0
         self.streams: set[Stream] = set()
         # Streams that may have credit, longest served first.
         self.ready: OrderedDict[Stream, None] = OrderedDict()
         self.cursor: Cursor = HEAD
-        self.cursor_since = 0.0
+        # Whether the cursor is there because leases were slow, not because they were full.
+        self.is_slow = False
+        self.looked_at_head = 0.0
 
 
 class Dispatcher:
@@ -225,7 +232,7 @@ class Dispatcher:
     def _pump(self, lane: Lane) -> None:
         """Start leases for a hot lane, as far as streams have credit."""
         while lane.is_hot and not self._is_draining:
-            if lane.leasing >= (LEASES_AT_ONCE_PER_LANE if lane.is_plenty else 1):
+            if lane.leasing and not _may_lease_more(lane):
                 return
             stream = self._next_stream(lane)
             if stream is None:
@@ -234,6 +241,7 @@ class Dispatcher:
             stream.reserved += limit
             stream.hold(lane.queue, limit)
             lane.leasing += 1
+            lane.leasing_jobs += limit
             task = asyncio.create_task(self._lease(lane, stream, limit))
             self._leases.add(task)
             task.add_done_callback(self._leases.discard)
@@ -278,6 +286,7 @@ class Dispatcher:
             stream.reserved -= limit
             stream.hold(lane.queue, delivered - limit)
             lane.leasing -= 1
+            lane.leasing_jobs -= limit
         lane.is_plenty = took == limit
         if took < limit and lane.heat == heat and lane.leasing == 0:
             self._cool(lane)
@@ -299,32 +308,33 @@ class Dispatcher:
             types=lane.type_list,
             begin=begin,
         )
-        self._move_cursor(lane, batch, begin, time.monotonic() - started)
+        is_full = batch is not None and len(batch.jobs) == limit
+        self._move_cursor(lane, batch.jobs[-1] if batch else None, begin, is_full, time.monotonic() - started)
         return batch
 
     def _begin(self, lane: Lane) -> Cursor:
-        """Return where to look: the head, or for a second at most the cursor."""
-        if lane.cursor is not HEAD and time.monotonic() - lane.cursor_since > CURSOR_SECONDS_MAX:
+        """Return where to look: the cursor, or the head when that was last looked at too long ago."""
+        now = time.monotonic()
+        if now - lane.looked_at_head > (SLOW_CURSOR_SECONDS_MAX if lane.is_slow else FULL_CURSOR_SECONDS_MAX):
             lane.cursor = HEAD
-        if lane.cursor is not HEAD:
+        if lane.cursor is HEAD:
+            lane.looked_at_head = now
+        else:
             self._metrics.cursor_leases.labels(self._metrics.queue(lane.queue)).inc()
         return lane.cursor
 
-    def _move_cursor(self, lane: Lane, batch: LeaseBatch | None, begin: Cursor, seconds: float) -> None:
-        """Switch to the cursor when a lease was slow, and back when the cursor finds nothing."""
-        if batch is None:
+    def _move_cursor(self, lane: Lane, last: LeasedJob | None, begin: Cursor, is_full: bool, seconds: float) -> None:
+        """Go on behind a full lease, stay near the end of a slow one, and else look at the head again."""
+        if last is not None and is_full:
+            lane.cursor, lane.is_slow = _place(last), False
+        elif last is not None and (lane.is_slow if begin is not HEAD else seconds > SLOW_LEASE_SECONDS):
+            lane.cursor = _place(last, SLOW_CURSOR_OVERLAP)
+            lane.is_slow = True
+        else:
+            lane.cursor, lane.is_slow = HEAD, False
             if begin is not HEAD:
-                lane.cursor = HEAD
+                # What is left lies before the cursor: the lane is not cold yet.
                 lane.heat += 1
-            return
-        is_slow = seconds > SLOW_LEASE_SECONDS + len(batch.jobs) * SLOW_LEASE_SECONDS_PER_JOB
-        if begin is HEAD and not is_slow:
-            return
-        last = batch.jobs[-1]
-        run_at = datetime.fromtimestamp(last.run_at_us / 1_000_000, UTC) - CURSOR_OVERLAP
-        if begin is HEAD:
-            lane.cursor_since = time.monotonic()
-        lane.cursor = Cursor(-last.priority, run_at, UUID(int=0))
 
     async def _deliver(self, lane: Lane, stream: Stream, batch: LeaseBatch) -> None:
         count = len(batch.jobs)
@@ -382,6 +392,17 @@ class Dispatcher:
         self._hot.discard(lane)
 
 
+def _may_lease_more(lane: Lane) -> bool:
+    """Say whether another lease may run beside those under way: only where the last one was full, and all are small."""
+    return lane.is_plenty and lane.leasing < LEASES_AT_ONCE_PER_LANE and lane.leasing_jobs < JOBS_AT_ONCE_PER_LANE
+
+
 def _is_waiting(lane: Lane) -> bool:
     """Say whether a lane is cold while somebody could take its jobs."""
     return not lane.is_hot and any(stream.free > 0 for stream in lane.ready)
+
+
+def _place(job: LeasedJob, back: timedelta = timedelta(0)) -> Cursor:
+    """Return the place of a job in the order of its queue, or one so much earlier."""
+    run_at = EPOCH + timedelta(microseconds=job.run_at_us) - back
+    return Cursor(-job.priority, run_at, UUID(int=0) if back else job.job_id)

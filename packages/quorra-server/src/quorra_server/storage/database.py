@@ -52,6 +52,10 @@ CANNOT_CONNECT = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.Interfac
 Result = TypeVar("Result")
 
 
+class KeyTaken(Exception):
+    """Another transaction inserted the same key first; the statement did nothing. Uncaught, it is a bug."""
+
+
 class Executor(Protocol):
     """Something that runs statements: a pool, where each is its own transaction, or an open transaction."""
 
@@ -78,8 +82,8 @@ class PoolSettings:
     prepared_statements: bool = True
 
 
-def translate(error: BaseException, *, was_sent: bool = True) -> QuorraError | None:
-    """Return the contract's error for one of the driver's, or None for a bug of ours.
+def translate(error: BaseException, *, was_sent: bool = True) -> QuorraError | KeyTaken | None:
+    """Return our error for one of the driver's, or None for a bug of ours.
 
     Args:
         was_sent: What would have made the change last had been sent when the error came.
@@ -87,6 +91,8 @@ def translate(error: BaseException, *, was_sent: bool = True) -> QuorraError | N
     meaning = meaning_of(error)
     if meaning is Meaning.BUG:
         return None
+    if meaning is Meaning.TAKEN:
+        return KeyTaken(str(error))
     if meaning is Meaning.CUT and was_sent:
         return OutcomeUnknown(
             "The connection to PostgreSQL broke before it answered. Repeat the request: with the same id or "
@@ -287,7 +293,7 @@ class Pool:
             await self._pool.expire_connections()
         if meaning is Meaning.REFUSED:
             self._breaker.trip(error)
-        elif meaning is not Meaning.BUG:
+        elif meaning not in (Meaning.BUG, Meaning.TAKEN):
             self._breaker.say("database_error", error)
         return translate(error, was_sent=was_sent) or error
 

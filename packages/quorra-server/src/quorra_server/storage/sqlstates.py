@@ -12,6 +12,7 @@ class Meaning(Enum):
     CUT = "the connection went away: a statement that was sent may have happened"
     REFUSED = "PostgreSQL takes nothing now, and did nothing: the breaker opens"
     READ_ONLY = "the primary became a standby: every connection is opened anew, so that the hosts are asked again"
+    TAKEN = "another transaction inserted the same key first: nothing was done"
     NOT_MIGRATED = "the schema is not there yet: nothing was done"
     BUG = "a mistake of ours: an incident"
 
@@ -35,8 +36,8 @@ MEANINGS: dict[str, Meaning] = {
     "25006": Meaning.READ_ONLY,  # read_only_sql_transaction
     "42P01": Meaning.NOT_MIGRATED,  # undefined_table
     "3F000": Meaning.NOT_MIGRATED,  # invalid_schema_name
-    # Every insert that may meet an existing row says ON CONFLICT, and the existing job is the answer.
-    "23505": Meaning.BUG,  # unique_violation
+    # Only a settle may meet an existing row and not say ON CONFLICT: the outcome that ended the lease before.
+    "23505": Meaning.TAKEN,  # unique_violation
     "42": Meaning.BUG,  # syntax errors and missing rights
     "22": Meaning.BUG,  # data exceptions
 }

@@ -23,10 +23,14 @@ FROM (
     FROM quorra.leases
     CROSS JOIN LATERAL unnest(leases.job_ids, leases.starts_ms) AS member (job_id, start_ms)
     WHERE member.start_ms >= 0
-      AND NOT EXISTS (
-          SELECT FROM quorra.outcomes
+      -- Not NOT EXISTS: that becomes a join, which reads a whole partition for each member if its plan was made while the
+      -- partition was empty.
+      AND (
+          SELECT true
+          FROM quorra.outcomes
           WHERE outcomes.job_id = member.job_id AND outcomes.batch = leases.batch
-      )
+          LIMIT 1
+      ) IS NULL
     GROUP BY leases.queue
 ) AS part
 GROUP BY queue

@@ -25,11 +25,11 @@ WITH held AS MATERIALIZED (
     ORDER BY leases.batch
     FOR KEY SHARE OF leases
 ),
-reported AS MATERIALIZED (
+reported AS NOT MATERIALIZED (
     SELECT
         held.batch, report.ordinal, report.job_id,
         coalesce(report.kind::quorra.outcome_kind, 'succeeded') AS kind,
-        held.leased_at, held.keyed, held.queue, held.worker,
+        held.leased_at, held.queue, held.worker,
         statement_timestamp() > held.expires_at AS late,
         CASE
             WHEN held.starts_ms[report.ordinal] >= 0
@@ -51,15 +51,15 @@ reported AS MATERIALIZED (
     )
     JOIN held ON held.place = report.place AND held.job_ids[report.ordinal] = report.job_id
 ),
-judged AS MATERIALIZED (
+judged AS NOT MATERIALIZED (
     SELECT
-        batch, ordinal, job_id, kind, leased_at, keyed, queue, worker, late, started_at, attempts, deliveries,
+        batch, ordinal, job_id, kind, leased_at, queue, worker, late, started_at, attempts, deliveries,
         generation, result, error, error_kind,
         CASE
-            WHEN kind = 'succeeded' THEN 'succeeded'
-            WHEN kind = 'cancelled' THEN 'cancelled'
-            WHEN kind = 'failed' AND (non_retryable OR attempts > max_retries) THEN 'dead'
-        END::quorra.ended_status AS status,
+            WHEN kind = 'succeeded' THEN 'succeeded'::quorra.ended_status
+            WHEN kind = 'cancelled' THEN 'cancelled'::quorra.ended_status
+            WHEN kind = 'failed' AND (non_retryable OR attempts > max_retries) THEN 'dead'::quorra.ended_status
+        END AS status,
         CASE
             WHEN kind = 'failed' AND non_retryable THEN 'non_retryable'
             WHEN kind = 'failed' AND attempts > max_retries THEN 'retries_exhausted'
@@ -87,7 +87,6 @@ ended AS (
         generation, kind, status, late, queue, worker, error, error_kind, reason, result::json
     FROM judged
     ORDER BY batch, ordinal
-    ON CONFLICT DO NOTHING
     RETURNING job_id, batch, ordinal, kind, status, retry_at, attempts, deliveries, generation, queue
 ),
 again AS (

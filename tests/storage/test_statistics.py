@@ -1,0 +1,59 @@
+"""Statistics: a plan that was made while a table was empty does not outlive the emptiness."""
+
+import asyncpg
+from quorra_server.storage import statistics
+from quorra_server.storage.database import SESSION
+from quorra_server.storage.statements import SQL_FOLDER, sql_files
+
+from tests.support.queue_spec import QueueSpec
+
+STATEMENTS = dict(sql_files(SQL_FOLDER))
+LEASE = (
+    "EXECUTE lease('default', 100, NULL, 'w', 'p', 30000, gen_random_uuid(), false, "
+    "-9223372036854775808, '1970-01-01', '00000000-0000-0000-0000-000000000000')"
+)
+READS_ALL_FOR_EACH = "Join Filter: (job.id = members.job_id)"
+
+
+async def _plan(connection: asyncpg.Connection, execute: str) -> str:
+    return "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN (COSTS OFF) {execute}"))
+
+
+async def test_a_lease_planned_on_vacuumed_empty_tables_becomes_a_look_up_once_they_are_filled(
+    queue: QueueSpec, database_url: str
+) -> None:
+    connection = await asyncpg.connect(database_url, server_settings=SESSION)
+    await connection.execute("VACUUM (ANALYZE)")
+    await connection.execute(f"PREPARE lease AS {STATEMENTS['lease_jobs']}")
+    before = await _plan(connection, LEASE)
+    await queue.submit(5_000)
+
+    analyzed = await statistics.analyze_outgrown(queue.pool)
+
+    assert READS_ALL_FOR_EACH in before
+    assert READS_ALL_FOR_EACH not in await _plan(connection, LEASE)
+    # Named with their schema only where the search path needs it.
+    kinds = {name.removeprefix("quorra.").partition("_")[0] for name in analyzed}
+    assert kinds >= {"jobs", "ready"}
+    await connection.close()
+
+
+async def test_what_was_analyzed_is_left_alone_until_it_has_grown_again(queue: QueueSpec) -> None:
+    await queue.submit(5_000)
+    await statistics.analyze_outgrown(queue.pool)
+
+    again = await statistics.analyze_outgrown(queue.pool)
+
+    assert again == []
+
+
+async def test_counting_looks_members_up_whatever_is_known_of_the_tables(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url, server_settings=SESSION)
+    await connection.execute("VACUUM (ANALYZE)")
+    await connection.execute(f"PREPARE counted AS {STATEMENTS['count_queues']}")
+
+    plan = await _plan(connection, "EXECUTE counted")
+
+    assert "Materialize" not in plan
+    assert "Index Cond: ((job_id = member.job_id) AND (batch = leases.batch))" in plan
+    await connection.close()
