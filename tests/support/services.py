@@ -77,7 +77,7 @@ def own_redis(port: int = 0) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
             stderr=subprocess.DEVNULL,
         )
         try:
-            _wait_until_listening(port)
+            wait_until_listening(port)
             yield f"redis://127.0.0.1:{port}/0", process
         finally:
             process.kill()
@@ -118,7 +118,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_until_listening(port: int) -> None:
+def wait_until_listening(port: int) -> None:
+    """Wait until something listens on a port of this machine.
+
+    Raises:
+        TimeoutError: Nothing does in time.
+    """
     deadline = time.monotonic() + START_SECONDS_MAX
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
