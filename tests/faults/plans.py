@@ -28,8 +28,8 @@ BACKOFFS: tuple[dict[str, Any] | None, ...] = (
     {"kind": "linear", "base_seconds": 0.25},
     {"kind": "exponential", "base_seconds": 0.2, "max_seconds": 1.5},
 )
-# Jobs of this type are left to plain clients, which are hostile.
-PLAIN_SHARE = 0.06
+# Jobs of this type are left to plain clients, which are hostile, and slower than workers.
+PLAIN_SHARE = 0.03
 DELAYED_SHARE = 0.05
 UNIQUE_KEYS = 40
 

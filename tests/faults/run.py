@@ -37,7 +37,11 @@ LISTED_STATES = ("dead", "cancelled")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to do."""
+    """What to do.
+
+    Attributes:
+        count: End as soon as each kind had an effect so many times; None means when the time is over.
+    """
 
     seconds: float
     seed: int
@@ -50,6 +54,7 @@ class Options:
     folder: Path
     against: str | None = None
     grpc: str = ""
+    count: int | None = None
 
 
 async def run_faults(options: Options, console: Console) -> None:
@@ -67,6 +72,7 @@ async def run_faults(options: Options, console: Console) -> None:
         lease_seconds=options.lease_seconds,
         seed=options.seed,
         rate=options.rate,
+        seconds=options.seconds,
     )
     try:
         await stage.open(lambda what: console.print(f"starting {what} ..."))
@@ -96,6 +102,7 @@ class Run:
         self._console = console
         self._hits: Counter[str] = Counter()
         self._times: Counter[str] = Counter()
+        self._effective: Counter[str] = Counter()
         self._recent: deque[str] = deque(maxlen=6)
         self._busy: set[str] = set()
         self._order: list[str] = []
@@ -164,7 +171,7 @@ class Run:
     async def _lane(self, number: int, kinds: list[Kind], deadline: float) -> None:
         """Do one fault after the other; every kind has its turn before any has a second one."""
         dice = random.Random(f"{self._options.seed}-lane-{number}")
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and not self._is_enough(kinds):
             chosen = self._next_kind(kinds)
             if chosen is None:
                 await asyncio.sleep(PAUSE_SECONDS[0])
@@ -176,6 +183,10 @@ class Run:
                 self._busy.discard(chosen.group)
             await asyncio.sleep(dice.uniform(*PAUSE_SECONDS))
 
+    def _is_enough(self, kinds: list[Kind]) -> bool:
+        count = self._options.count
+        return count is not None and all(self._effective[kind.name] >= count for kind in kinds)
+
     def _next_kind(self, kinds: list[Kind]) -> Kind | None:
         if not self._order:
             self._order = [kind.name for kind in kinds]
@@ -183,7 +194,8 @@ class Run:
             # Those that had no effect yet come first.
             self._order.sort(key=lambda name: self._hits[name] > 0)
         for name in self._order:
-            if KINDS[name].group not in self._busy:
+            # When one kind is counted, the lanes share it: each hurts another process.
+            if KINDS[name].group not in self._busy or (self._options.count is not None and len(kinds) == 1):
                 self._order.remove(name)
                 return KINDS[name]
         return None
@@ -197,6 +209,7 @@ class Run:
             problem = f"{type(error).__name__}: {error}"
         self._hits[kind.name] += hits
         self._times[kind.name] += 1
+        self._effective[kind.name] += hits > 0
         self._recent.appendleft(f"{kind.name}: {hits} hits {problem[:60]}")
         self._stage.history.write(
             "fault", kind=kind.name, began=began, ended=time.time(), hits=hits, holds_up=kind.holds_up, problem=problem
@@ -253,21 +266,28 @@ class Run:
     # Showing.
 
     async def _watch(self, live: Live) -> None:
-        before: float | None = None
-        at = time.monotonic()
+        """Show how far the run is, once a second; keep the connection for as long as PostgreSQL does."""
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
             with contextlib.suppress(*DISTURBED, OSError, TimeoutError):
-                connection = await asyncpg.connect(self._stage.postgres.url, timeout=3)
+                connection = await asyncpg.connect(
+                    self._stage.postgres.url, timeout=3, server_settings={"application_name": "faults"}
+                )
                 try:
-                    self._totals = dict(await connection.fetchrow(COUNTS, timeout=3))
+                    await self._watch_with(connection, live)
                 finally:
                     connection.terminate()
-                now, done = time.monotonic(), self._totals["ended"]
-                if before is not None:
-                    self._rate = (done - before) / (now - at)
-                before, at = done, now
+            await asyncio.sleep(LOOK_SECONDS)
             live.update(self._picture())
+
+    async def _watch_with(self, connection: asyncpg.Connection, live: Live) -> None:
+        before, at = self._totals["ended"], time.monotonic()
+        while True:
+            self._totals = dict(await connection.fetchrow(COUNTS, timeout=3))
+            now, ended = time.monotonic(), self._totals["ended"]
+            self._rate = (ended - before) / (now - at)
+            before, at = ended, now
+            live.update(self._picture())
+            await asyncio.sleep(LOOK_SECONDS)
 
     def _picture(self) -> Group:
         totals = self._totals

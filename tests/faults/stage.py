@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,8 +42,9 @@ POSTGRES_SETTINGS = {
     "log_line_prefix": "'%m '",
 }
 PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
-# Room for an hour at 600 jobs/s; memory is taken only for what is written.
-DISK_BYTES = 4 * 1024**3
+# Room for the log of PostgreSQL and for the jobs of each minute at 600 jobs/s; what is free is filled by a fault.
+DISK_BYTES = 1024**3
+DISK_BYTES_PER_MINUTE = 64 * 1024**2
 READY_SECONDS_MAX = 30.0
 STOP_SECONDS_MAX = 15.0
 RESPAWN_SECONDS = 0.3
@@ -104,9 +106,10 @@ def _python_path() -> list[str]:
 class Postgres:
     """A durable PostgreSQL of the run's own, to be hurt; on a small disk of its own where one can be mounted."""
 
-    def __init__(self, folder: Path) -> None:
-        """Take where its data goes."""
+    def __init__(self, folder: Path, disk_bytes: int) -> None:
+        """Take where its data goes, and how much there may be of it."""
         self._home = folder / "postgres"
+        self._disk_bytes = disk_bytes
         self.is_on_small_disk = False
         self._running: EmbeddedPostgres | None = None
         self.port = 0
@@ -132,7 +135,7 @@ class Postgres:
         """Start it; later starts take the same port."""
         if not self._home.exists():
             self._home.mkdir(parents=True)
-            self.is_on_small_disk = _mount_small_disk(self._home)
+            self.is_on_small_disk = _mount_small_disk(self._home, self._disk_bytes)
         self._running = embedded.start(self._home, port=self.port, settings=POSTGRES_SETTINGS)
         self.port = self._running.port
 
@@ -168,11 +171,11 @@ class Postgres:
             subprocess.run(["umount", "-l", str(self._home)], check=False)
 
 
-def _mount_small_disk(folder: Path) -> bool:
+def _mount_small_disk(folder: Path, size: int) -> bool:
     if os.geteuid() != 0 or shutil.which("mount") is None:
         return False
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "quorra-faults", str(folder)],
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "quorra-faults", str(folder)],
         check=False,
         capture_output=True,
     )
@@ -192,6 +195,7 @@ class Stage:
         seed: int,
         rate: float,
         key: str = API_KEY,
+        seconds: float = 0.0,
     ) -> None:
         """Take how much of everything; nothing is started yet."""
         self.folder = folder
@@ -199,7 +203,7 @@ class Stage:
         self.seed, self.rate = seed, rate
         self.key = key
         self.history = History(folder, "faults")
-        self.postgres = Postgres(folder)
+        self.postgres = Postgres(folder, DISK_BYTES + int(DISK_BYTES_PER_MINUTE * seconds / 60))
         self._server_count, self._worker_count = servers, workers
         self.servers: list[Slot] = []
         self.workers: list[Slot] = []
@@ -214,6 +218,7 @@ class Stage:
         self.recorder: Recorder | None = None
         self._stack = AsyncExitStack()
         self._guard: asyncio.Task[None] | None = None
+        self._held: set[str] = set()
         self._http_ports: list[int] = []
         self._grpc_ports: list[int] = []
         self.redis_port = 0
@@ -282,6 +287,16 @@ class Stage:
         """All processes that are kept alive."""
         others = [slot for slot in (self.load, self.redis, self.pgbouncer) if slot is not None]
         return [*self.workers, *self.servers, *others]
+
+    @contextlib.contextmanager
+    def one_of(self, slots: list[Slot], dice: random.Random) -> Iterator[Slot]:
+        """Choose a process that no other fault has chosen, as long as there is one."""
+        chosen = dice.choice([slot for slot in slots if slot.name not in self._held] or slots)
+        self._held.add(chosen.name)
+        try:
+            yield chosen
+        finally:
+            self._held.discard(chosen.name)
 
     @property
     def proxies(self) -> list[Proxy]:

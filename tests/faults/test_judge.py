@@ -3,6 +3,7 @@
 import ast
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ JUDGING = Path(__file__).parent / "judging"
 STANDARD = {"ast", "bisect", "collections", "dataclasses", "datetime", "json", "pathlib", "struct", "sys", "typing"}
 JOB, OTHER = "01a20000-0000-7000-8000-000000000001", "01a20000-0000-7000-8000-000000000002"
 AT = 1_800_000_000.0
-NO_QUOTAS = Quotas(0, 0, 0, 0, 0, 0)
+NO_QUOTAS = Quotas(0, 0, 0, 0, 0, 0, checks=0)
 
 
 @pytest.mark.parametrize("path", sorted(JUDGING.glob("*.py")), ids=lambda path: path.name)
@@ -92,6 +93,16 @@ def test_a_run_without_faults_and_a_run_without_load_are_unknown(tmp_path: Path)
 
     assert "unknown" == verdict.verdict
     assert ["jobs: 0 of at least 0", "faults: 0 of at least 0"] == verdict.why
+
+
+def test_an_invariant_that_was_put_to_the_test_too_seldom_is_no_proof(tmp_path: Path) -> None:
+    fault = {"event": "fault", "kind": "worker.kill", "began": AT, "ended": AT, "hits": 1, "holds_up": False}
+
+    verdict = _judged(tmp_path, replace(NO_QUOTAS, checks=1), fault)
+
+    assert "unknown" == verdict.verdict
+    assert any(line.startswith("I6 ") and "checked 0 of at least 1 times" in line for line in verdict.why)
+    assert not any(line.startswith("I11 ") for line in verdict.why)
 
 
 def test_a_kind_of_fault_without_an_effect_fails_the_run(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ class Reclaim:
 
     expires_at: float
     ended_at: float
-    started: bool
+    worker: str
     retry_at: float | None
     leased_again_at: float | None = None
 
@@ -301,7 +301,7 @@ class Fold:
                 outcome.ended_at >= lease.expires_at - CLOCK_SECONDS,
                 f"job {outcome.job} expired {lease.expires_at - outcome.ended_at:.3f} s before its lease ended",
             )
-            reclaim = Reclaim(lease.expires_at, outcome.ended_at, outcome.started_at is not None, outcome.retry_at)
+            reclaim = Reclaim(lease.expires_at, outcome.ended_at, outcome.worker, outcome.retry_at)
             self.reclaims.append(reclaim)
             self._open_reclaims[outcome.job] = reclaim
         elif outcome.kind in ("succeeded", "failed") and abs(outcome.ended_at - lease.expires_at) > CLOCK_SECONDS:

@@ -22,6 +22,7 @@ TERMINAL = frozenset({"succeeded", "dead", "cancelled"})
 RECLAIM_SECONDS_MAX = 2.0
 # After such a fault the servers reconnect; only then is expiry measured.
 SETTLING_SECONDS = 3.0
+FAULT_SECONDS_MAX = 180.0
 
 INVARIANTS = {
     "I1": "every accepted submission exists",
@@ -57,12 +58,20 @@ NOT_APPLICABLE = {
     "I21": "audit entries are not part of this product yet",
     "I22": "no handler of the run writes in the jobs' database; tests/worker/test_sql.py has a ledger",
 }
+LEASED_AGAIN = "a worker's lease ends (and its job's back-off), to the job's next lease, s"
+BACK = "{} is back, to next accepted submission, s"
+# How long recovery may take at most, and the share of cases of which this is asked.
+LIMITS = {LEASED_AGAIN: ("p99", 2.0), BACK.format("PostgreSQL"): ("p99", 2.0)}
 OUTSIDE_ONLY = "only the database's own log can show it, and this run had none"
 
 
 @dataclass(slots=True)
 class Quotas:
-    """How much must have happened before a run may be called passed."""
+    """How much must have happened before a run may be called passed.
+
+    Attributes:
+        checks: How often each invariant that this product has must have been put to the test.
+    """
 
     reclaims: int = 100
     refused: int = 50
@@ -70,6 +79,7 @@ class Quotas:
     restarts: int = 20
     jobs: int = 10_000
     faults: int = 20
+    checks: int = 10
 
 
 @dataclass(slots=True)
@@ -90,10 +100,11 @@ class Verdict:
 class Judge:
     """Judges one folder."""
 
-    def __init__(self, folder: Path, quotas: Quotas) -> None:
-        """Take where the histories are and what must have happened."""
+    def __init__(self, folder: Path, quotas: Quotas, *, with_limits: bool = False) -> None:
+        """Take where the histories are, what must have happened, and whether slow recovery is a failure."""
         self.folder = folder
         self.quotas = quotas
+        self.with_limits = with_limits
         self.findings = Findings()
         self.fold = Fold(self.findings)
         self.has_oracle = (folder / "oracle.bin").exists()
@@ -379,10 +390,15 @@ class Judge:
 
     def _check_reclaims(self) -> None:
         held_up = [(fault["began"], fault["ended"] + SETTLING_SECONDS) for fault in self.faults if fault["holds_up"]]
+        # A fault lasts a minute or two at most, so that only those that began not long before can reach so far.
+        held_up.sort()
+        starts = [began for began, _ in held_up]
         quiet = []
         for reclaim in self.fold.reclaims:
             until = reclaim.expires_at + RECLAIM_SECONDS_MAX
-            if any(began <= until and reclaim.expires_at <= ended for began, ended in held_up):
+            last = bisect.bisect_right(starts, until)
+            first = bisect.bisect_left(starts, reclaim.expires_at - FAULT_SECONDS_MAX)
+            if any(reclaim.expires_at <= ended for _, ended in held_up[first:last]):
                 continue
             late = reclaim.ended_at - reclaim.expires_at
             quiet.append(late)
@@ -416,9 +432,20 @@ class Judge:
         elif idle:
             verdict.verdict = "failed"
             verdict.why = [f"the fault {kind} never had an effect" for kind in idle]
+        elif slow := self._slow(verdict.recovery):
+            verdict.verdict = "failed"
+            verdict.why = slow
         elif not verdict.why:
             verdict.verdict = "passed"
         return verdict
+
+    def _slow(self, recovery: dict[str, dict[str, float]]) -> list[str]:
+        """Return what took longer than it may."""
+        return [
+            f"{name}: {share} is {recovery[name][share]:g} s of at most {limit:g} s"
+            for name, (share, limit) in LIMITS.items()
+            if self.with_limits and name in recovery and recovery[name][share] > limit
+        ]
 
     def _not_applicable(self) -> dict[str, str]:
         missing = {name for name in INVARIANTS if not self.findings.checked[name]}
@@ -455,10 +482,21 @@ class Judge:
         }
         if self.has_oracle:
             have["reclaims"] = counts["reclaimed"]
-        return [
+        missing = [
             f"{name}: {count} of at least {getattr(quotas, name)}"
             for name, count in have.items()
             if count < max(1, getattr(quotas, name)) and (getattr(quotas, name) or name in ("jobs", "faults"))
+        ]
+        return missing + self._unchecked()
+
+    def _unchecked(self) -> list[str]:
+        """Return the invariants that were put to the test too seldom; without an oracle many cannot be."""
+        if not self.has_oracle:
+            return []
+        return [
+            f"{name} ({meaning}): checked {self.findings.checked[name]} of at least {self.quotas.checks} times"
+            for name, meaning in INVARIANTS.items()
+            if name not in NOT_APPLICABLE and self.findings.checked[name] < self.quotas.checks
         ]
 
     def _recovery(self) -> dict[str, dict[str, float]]:
@@ -468,15 +506,16 @@ class Judge:
             recovery["the same, with PostgreSQL or servers away"] = _distribution(
                 [reclaim.ended_at - reclaim.expires_at for reclaim in self.fold.reclaims]
             )
-            again = [
-                reclaim.leased_again_at - max(reclaim.expires_at, reclaim.retry_at or 0.0)
-                for reclaim in self.fold.reclaims
-                if reclaim.leased_again_at is not None
-            ]
-            recovery["lease end (and back-off) to next lease, s"] = _distribution(again)
+            recovery[LEASED_AGAIN] = _distribution(
+                [
+                    reclaim.leased_again_at - max(reclaim.expires_at, reclaim.retry_at or 0.0)
+                    for reclaim in self.fold.reclaims
+                    if reclaim.leased_again_at is not None and not reclaim.worker.startswith("plain")
+                ]
+            )
         for what in sorted({what for what, _ in self.returns}):
             moments = [at for name, at in self.returns if name == what]
-            recovery[f"{what} is back, to next accepted submission, s"] = _distribution(self._waits_after(moments))
+            recovery[BACK.format(what)] = _distribution(self._waits_after(moments))
         for group in sorted({_group(fault) for fault in self.faults if fault["holds_up"] and fault["hits"]}):
             moments = [fault["ended"] for fault in self.faults if _group(fault) == group and fault["hits"]]
             recovery[f"{group} fault is over, to next accepted submission, s"] = _distribution(

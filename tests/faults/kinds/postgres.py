@@ -18,6 +18,7 @@ from tests.faults.kinds.registry import kind
 from tests.faults.stage import Stage
 
 # Sessions of the servers; behind PgBouncer they have no name.
+STATEMENT_SECONDS_MAX = 5.0
 QUORRA = "application_name = 'quorra-server' OR application_name <> 'faults' AND query LIKE '%quorra.%'"
 
 
@@ -164,13 +165,15 @@ async def fill_the_disk(stage: Stage, dice: random.Random) -> int:
     filler = stage.postgres.filler_path
     async with stage.postgres.restarting:
         before = _count_in_log(stage, "No space left on device")
-        await asyncio.to_thread(_fill, filler)
-        with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
-            async with _direct(stage) as connection:
-                await connection.execute("SELECT pg_switch_wal()")
-                await connection.execute("CHECKPOINT")
-        await asyncio.sleep(dice.uniform(1.0, 2.0))
-        filler.unlink()
+        try:
+            await asyncio.to_thread(_fill, filler)
+            with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+                async with _direct(stage) as connection:
+                    await connection.execute("SELECT pg_switch_wal()", timeout=STATEMENT_SECONDS_MAX)
+                    await connection.execute("CHECKPOINT", timeout=STATEMENT_SECONDS_MAX)
+            await asyncio.sleep(dice.uniform(1.0, 2.0))
+        finally:
+            filler.unlink(missing_ok=True)
         hits = _count_in_log(stage, "No space left on device") - before
         if not stage.postgres.is_alive():
             stage.postgres.stop()

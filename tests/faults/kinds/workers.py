@@ -18,13 +18,15 @@ from tests.faults.stage import Stage
 @kind("worker.kill")
 async def kill_worker(stage: Stage, dice: random.Random) -> int:
     """SIGKILL."""
-    return await end(stage, dice.choice(stage.workers), signal.SIGKILL)
+    with stage.one_of(stage.workers, dice) as worker:
+        return await end(stage, worker, signal.SIGKILL)
 
 
 @kind("worker.term")
 async def stop_worker_politely(stage: Stage, dice: random.Random) -> int:
     """SIGTERM: it drains."""
-    return await end(stage, dice.choice(stage.workers), signal.SIGTERM)
+    with stage.one_of(stage.workers, dice) as worker:
+        return await end(stage, worker, signal.SIGTERM)
 
 
 @kind("worker.term_twice")
