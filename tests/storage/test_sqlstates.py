@@ -304,12 +304,7 @@ async def test_while_statements_are_refused_one_a_second_is_tried(scene: Scene) 
     with pytest.raises(StorageUnavailable, match="ConfigurationLimitExceeded"):
         await scene.pool.fetch("SELECT 1")
 
-    async def works() -> bool:
-        with contextlib.suppress(StorageUnavailable):
-            return bool(await scene.pool.fetch("SELECT 1"))
-        return False
-
-    await eventually(works, "the breaker lets one through, and closes")
+    await eventually(lambda: _works(scene.pool), "the breaker lets one through, and closes")
     assert 5 == len(await asyncio.gather(*(scene.pool.fetch("SELECT 1") for _ in range(5))))
 
 
@@ -331,6 +326,51 @@ async def test_while_nobody_can_connect_one_a_second_tries(scene: Scene) -> None
     # asyncpg tries an address again without TLS: two connections are one try.
     assert refused > 20
     assert 1 <= proxy.disturbed <= 6
+
+
+async def test_after_a_backend_crashed_a_statement_is_unknown_and_the_pool_recovers() -> None:
+    """PostgreSQL ends all sessions with 57P02, as a warning; the driver tells only that the connection is closed."""
+    heard: list[str | None] = []
+    with own_postgres() as postgres:
+        async with opened(pool_on(postgres.dsn)) as pool:
+            scene = Scene(postgres.dsn, pool)
+            listener, victim = await asyncpg.connect(postgres.dsn), await asyncpg.connect(postgres.dsn)
+            listener.add_log_listener(lambda _, message: heard.append(message.sqlstate))
+            sleeping = asyncio.create_task(pool.fetch(SLEEP))
+            await scene.to_sleepers("abs")
+
+            os.kill(await victim.fetchval("SELECT pg_backend_pid()"), signal.SIGKILL)
+
+            with pytest.raises(OutcomeUnknown) as met:
+                await sleeping
+            await eventually(lambda: _works(pool), "PostgreSQL has recovered", timeout=30)
+            listener.terminate()
+            victim.terminate()
+
+    assert "57P02" in heard
+    assert Meaning.CUT is meaning_of(met.value.__cause__) is MEANINGS["57P02"]
+
+
+async def test_a_session_that_was_ended_for_being_idle_costs_no_call() -> None:
+    """57P05 comes while nobody asks anything: the next call finds the connection closed, and takes another one."""
+    with own_postgres({"idle_session_timeout": "100ms", "log_line_prefix": "%e "}) as postgres:
+        log = postgres.data_dir.parent / "postgres.log"
+        async with opened(pool_on(postgres.dsn)) as pool:
+            first = (await pool.fetch("SELECT pg_backend_pid() AS pid"))[0]["pid"]
+            await eventually(lambda: _is_gone(Scene(postgres.dsn, pool), first), "the session is ended")
+
+            second = (await pool.fetch("SELECT pg_backend_pid() AS pid"))[0]["pid"]
+
+        assert "57P05 FATAL" in log.read_text()
+
+    assert first != second
+    assert Meaning.CUT is MEANINGS["57P05"]
+
+
+async def _works(pool: Pool) -> bool:
+    with contextlib.suppress(StorageUnavailable, OutcomeUnknown):
+        return bool(await pool.fetch("SELECT 1"))
+    return False
 
 
 @pytest.mark.parametrize("kind", ["shutting down", "too many connections"])
