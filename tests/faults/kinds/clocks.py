@@ -41,8 +41,10 @@ async def _with_wrong_clock(stage: Stage, slot: Slot, dice: random.Random) -> in
         "DONT_FAKE_MONOTONIC": "1",
     }
     before = slot.log_path.stat().st_size if slot.log_path.exists() else 0
-    await end(stage, slot, signal.SIGKILL)
-    slot.extra = {}
+    try:
+        await end(stage, slot, signal.SIGKILL)
+    finally:
+        slot.extra = {}
     await asyncio.sleep(dice.uniform(4.0, 6.0))
     said = slot.log_path.read_bytes()[before:].decode(errors="replace")
     hits = int(bool(slot.pid) and _tells_another_time(said)) if slot in stage.servers else int(bool(slot.pid))
