@@ -45,7 +45,8 @@ PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 # Room for the log of PostgreSQL and for the jobs of each minute at 600 jobs/s; what is free is filled by a fault.
 DISK_BYTES = 1024**3
 DISK_BYTES_PER_MINUTE = 64 * 1024**2
-READY_SECONDS_MAX = 30.0
+# Generous: a machine may be busy with other things.
+READY_SECONDS_MAX = 90.0
 STOP_SECONDS_MAX = 15.0
 RESPAWN_SECONDS = 0.3
 WORKER_SLOTS = 60

@@ -101,3 +101,27 @@ async def test_hot_statements_neither_scan_nor_sort_a_filled_table(database_url:
     assert "Seq Scan on jobs" not in text
     assert "Tid Scan on ready" in text
     await connection.close()
+
+
+async def test_a_page_of_ended_jobs_looks_up_its_jobs_and_reads_no_others(database_url: str) -> None:
+    """A page of dead letters took seconds among 156,000 jobs: all of them were kept, and compared with each outcome."""
+    connection = await asyncpg.connect(database_url, server_settings=SESSION)
+    await connection.execute(
+        """
+        INSERT INTO quorra.jobs (id, created_at, run_at, timeout_ms, priority, max_retries, type, queue, payload)
+        SELECT gen_random_uuid(), now(), now(), 0, 0, 3, 't', 'q', '{}' FROM generate_series(1, 5000);
+        INSERT INTO quorra.outcomes
+            (job_id, batch, ordinal, kind, status, ended_at, attempts, deliveries, generation, late, queue, worker)
+        SELECT id, row_number() OVER (), 1, 'failed', 'dead', now(), 1, 1, 1, false, 'q', 'w' FROM quorra.jobs;
+        ANALYZE quorra.jobs; ANALYZE quorra.outcomes;
+        """
+    )
+    await connection.execute(f"PREPARE page AS {STATEMENTS['list_ended']}")
+    plan = await connection.fetch(
+        "EXPLAIN (COSTS OFF) EXECUTE page(NULL, 200, NULL, NULL, NULL, NULL, NULL, NULL, 'dead', NULL)"
+    )
+    text = "\n".join(row[0] for row in plan)
+    await connection.close()
+
+    assert "Index Cond: (id = outcomes.job_id)" in text, text
+    assert "Materialize" not in text, text

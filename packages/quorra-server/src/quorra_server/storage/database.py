@@ -27,9 +27,9 @@ class Row(Protocol):
 
 # Plans are cached, and outlive the size that a table had when they were made: yesterday's empty partition is today's
 # largest. So no plan may rest on a table being small: neither by scanning all of it, nor by sorting what an index has
-# in order, nor by hashing all of it for a join: each join is a look-up. Where there is no other way PostgreSQL still
-# scans and sorts. And since no plan depends on the parameters, each is made once: left to itself PostgreSQL plans every
-# lease anew, which takes longer than a small lease.
+# in order, nor by hashing or keeping all of it for a join: each join is a look-up. Where there is no other way
+# PostgreSQL still scans and sorts. And since no plan depends on the parameters, each is made once: left to itself
+# PostgreSQL plans every lease anew, which takes longer than a small lease.
 SESSION = {
     "application_name": "quorra-server",
     "jit": "off",
@@ -38,6 +38,7 @@ SESSION = {
     "enable_sort": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    "enable_material": "off",
     "plan_cache_mode": "force_generic_plan",
 }
 
