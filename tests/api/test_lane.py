@@ -1,11 +1,14 @@
 """The lane of a plain `POST /v1/jobs`: quicker than Sanic's way, and never another answer."""
 
+import asyncio
 import re
 import socket
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from quorra_server.transports.rest.lane import Lane
+from quorra_server.transports.rest.routes import Memory
 
 from tests.support.processes import RunningServer
 
@@ -179,3 +182,16 @@ def test_the_body_of_a_refused_request_is_never_read_as_a_request(
         assert _answer(connection).startswith(b"HTTP/1.1 400 ")
 
     assert [] == api.get("/v1/jobs", params={"queue": queue_name}).json()["jobs"]
+
+
+def test_bodies_of_the_lane_count_towards_the_memory_of_all_bodies() -> None:
+    memory = Memory(100)
+    lane = Lane(None, lambda _: "nobody", memory)  # type: ignore[arg-type]
+
+    answer = asyncio.run(lane.answer({}, b" " * 101))
+
+    assert b"HTTP/1.1 429 " in answer
+    assert b"QUORRA_BODIES_BYTES_MAX" in answer
+    # And what was refused for another reason gives its room back.
+    assert b"HTTP/1.1 400 " in asyncio.run(lane.answer({}, b"x" * 100))
+    assert b"HTTP/1.1 400 " in asyncio.run(lane.answer({}, b"x" * 100))

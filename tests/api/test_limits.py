@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import asyncpg
 import grpc
 import httpx
 import pytest
 from quorra_proto.v1 import quorra_pb2 as pb
 from quorra_proto.v1.quorra_pb2_grpc import WorkerServiceStub
 
+from tests.conftest import on_database
 from tests.support.processes import RunningServer, start_server, start_worker
 from tests.support.rest import Rest
+from tests.support.services import Service
 from tests.support.waiting import eventually, eventually_sync
 
 PING = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -89,7 +92,11 @@ def test_one_address_does_not_take_the_room_of_others(database_url: str) -> None
 
 def test_bodies_beyond_the_servers_memory_are_429_and_name_the_limit(database_url: str) -> None:
     half = b'{"jobs":[' + b" " * 600_000
-    with _server(database_url, QUORRA_BODIES_BYTES_MAX=str(1024 * 1024)) as server, _connect(server) as first:
+    mebibyte = str(1024 * 1024)
+    with (
+        _server(database_url, QUORRA_BODIES_BYTES_MAX=mebibyte, QUORRA_BATCH_BYTES_MAX=mebibyte) as server,
+        _connect(server) as first,
+    ):
         first.sendall(
             b"POST /v1/jobs/batch HTTP/1.1\r\nHost: x\r\nX-API-Key: %b\r\nContent-Length: 700000\r\n\r\n%b"
             % (server.api_key.encode(), half)
@@ -174,3 +181,154 @@ def test_a_worker_whose_streams_grow_old_loses_and_repeats_nothing(database_url:
         # A lease that was under way for the old stream is given back at once; none has to run out.
         again = [job["id"] for job in jobs if job["deliveries"] > 1]
         assert all(["released", "succeeded"] == rest.history(job_id) for job_id in again)
+
+
+SETTINGS = {
+    "QUORRA_PAYLOAD_BYTES_MAX": "2048",
+    "QUORRA_RESULT_BYTES_MAX": "1024",
+    "QUORRA_ERROR_BYTES_MAX": "256",
+    "QUORRA_LOG_LINE_BYTES_MAX": "64",
+    "QUORRA_LOG_LINES_MAX": "2",
+    "QUORRA_BATCH_JOBS_MAX": "3",
+    "QUORRA_BATCH_BYTES_MAX": "4096",
+    "QUORRA_NAME_CHARACTERS_MAX": "20",
+    "QUORRA_JSON_DEPTH_MAX": "4",
+    "QUORRA_TAGS_MAX": "1",
+    "QUORRA_TAG_CHARACTERS_MAX": "5",
+    "QUORRA_RETRIES_MAX": "5",
+    "QUORRA_DELAY_SECONDS_MAX": "60",
+    "QUORRA_TIMEOUT_SECONDS_MAX": "60",
+    "QUORRA_LEASE_SECONDS_MIN": "10",
+    "QUORRA_LEASE_SECONDS_MAX": "40",
+    "QUORRA_LEASE_JOBS_MAX": "7",
+    "QUORRA_PAGE_JOBS_MAX": "50",
+    "QUORRA_HEAD_BYTES_MAX": "2048",
+}
+
+
+@pytest.fixture(scope="module")
+def narrow(postgres_for_all: Service, template: str) -> Iterator[RunningServer]:
+    """A server each of whose limits was set."""
+    url = on_database(postgres_for_all.url, "quorra_narrow")
+    asyncio.run(_on_postgres(postgres_for_all.url, "DROP DATABASE IF EXISTS quorra_narrow WITH (FORCE)"))
+    asyncio.run(_on_postgres(postgres_for_all.url, f"CREATE DATABASE quorra_narrow TEMPLATE {template}"))
+    with start_server(url, SETTINGS) as server:
+        yield server
+
+
+async def _on_postgres(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("setting", "job"),
+    [
+        ("QUORRA_PAYLOAD_BYTES_MAX", {"payload": {"s": "x" * 2_100}}),
+        ("QUORRA_NAME_CHARACTERS_MAX", {"type": "t" * 21}),
+        ("QUORRA_NAME_CHARACTERS_MAX", {"queue": "q" * 21}),
+        ("QUORRA_JSON_DEPTH_MAX", {"payload": {"a": {"b": {"c": {"d": {}}}}}}),
+        ("QUORRA_TAGS_MAX", {"tags": ["a", "b"]}),
+        ("QUORRA_TAG_CHARACTERS_MAX", {"tags": ["abcdef"]}),
+        ("QUORRA_RETRIES_MAX", {"max_retries": 6}),
+        ("QUORRA_DELAY_SECONDS_MAX", {"delay_seconds": 61}),
+        ("QUORRA_TIMEOUT_SECONDS_MAX", {"timeout_seconds": 61}),
+        ("QUORRA_DELAY_SECONDS_MAX", {"run_at": "2999-01-01T00:00:00Z"}),
+    ],
+)
+def test_a_job_over_a_limit_is_told_which_setting_it_met(
+    narrow: RunningServer, setting: str, job: dict[str, object]
+) -> None:
+    reply = httpx.post(f"{narrow.http_url}/v1/jobs", json={"type": "t", "payload": {}, **job}, headers=narrow.headers)
+
+    assert reply.status_code in (413, 422)
+    assert setting in reply.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "batch"),
+    [
+        ("QUORRA_BATCH_JOBS_MAX", {"jobs": [{"type": "t", "payload": {}}] * 4}),
+        ("QUORRA_BATCH_BYTES_MAX", {"jobs": [{"type": "t", "payload": {"s": "x" * 2_000}}] * 3}),
+    ],
+)
+def test_a_batch_over_a_limit_is_told_which_setting_it_met(
+    narrow: RunningServer, setting: str, batch: dict[str, object]
+) -> None:
+    reply = httpx.post(f"{narrow.http_url}/v1/jobs/batch", json=batch, headers=narrow.headers)
+
+    assert 413 == reply.status_code
+    assert setting in reply.json()["detail"]
+
+
+def test_a_page_and_a_head_over_their_limits_are_refused(narrow: RunningServer) -> None:
+    page = httpx.get(f"{narrow.http_url}/v1/jobs?limit=51", headers=narrow.headers)
+    head = httpx.get(f"{narrow.http_url}/livez", headers={"X-Long": "x" * 3_000})
+
+    assert "QUORRA_PAGE_JOBS_MAX" in page.json()["detail"]
+    assert 400 <= head.status_code < 500
+    assert 200 == httpx.get(f"{narrow.http_url}/livez", headers={"X-Long": "x" * 1_000}).status_code
+
+
+@pytest.mark.parametrize(
+    ("setting", "request_"),
+    [
+        ("QUORRA_LEASE_JOBS_MAX", pb.LeaseRequest(worker_id="w", max_jobs=8)),
+        ("QUORRA_LEASE_SECONDS_MIN", pb.LeaseRequest(worker_id="w", lease_ttl_seconds=9)),
+        ("QUORRA_LEASE_SECONDS_MAX", pb.LeaseRequest(worker_id="w", lease_ttl_seconds=41)),
+        ("QUORRA_NAME_CHARACTERS_MAX", pb.LeaseRequest(worker_id="w" * 21)),
+    ],
+)
+def test_a_lease_over_a_limit_is_told_which_setting_it_met(
+    narrow: RunningServer, setting: str, request_: pb.LeaseRequest
+) -> None:
+    with grpc.insecure_channel(narrow.grpc_address) as channel, pytest.raises(grpc.RpcError) as refused:
+        list(WorkerServiceStub(channel).LeaseJobs(request_, metadata=narrow.metadata))
+
+    error: Any = refused.value
+    assert grpc.StatusCode.INVALID_ARGUMENT is error.code()
+    assert setting in error.details()
+
+
+@pytest.mark.parametrize(("wished", "granted"), [(1, 10), (20, 20), (3_600, 40)])
+def test_a_stream_is_told_what_became_of_its_wishes(narrow: RunningServer, wished: int, granted: int) -> None:
+    hello = pb.WorkerMessage(hello=pb.Hello(worker_id="w", boot_id="b", lease_ttl_seconds=wished))
+    with grpc.insecure_channel(narrow.grpc_address) as channel:
+        welcome = next(iter(WorkerServiceStub(channel).Work(iter([hello]), metadata=narrow.metadata))).welcome
+
+    assert (granted, 1024) == (welcome.lease_ttl_seconds, welcome.result_bytes_max)
+    assert (wished == granted) == (not welcome.adjusted)
+    assert all("QUORRA_LEASE_SECONDS_" in sentence for sentence in welcome.adjusted)
+
+
+def test_what_handlers_say_is_kept_up_to_the_limits(narrow: RunningServer, tmp_path: Path) -> None:
+    module = """
+        from quorra_worker_sdk import Context, Worker
+
+        worker = Worker(slots=2)
+
+        @worker.job("fails")
+        async def fails(ctx: Context) -> None:
+            for number in range(3):
+                ctx.log_line(f"{number} {'é' * 100}")
+            raise ValueError("ü" * 500)
+
+        @worker.job("says much")
+        async def says_much(size: int) -> str:
+            return "x" * size
+    """
+    rest = Rest(narrow)
+    with start_worker(narrow, module, tmp_path):
+        failed = rest.ended(rest.submit("fails", max_retries=0))
+        fits = rest.ended(rest.submit("says much", {"size": 1_000}))
+        too_much = rest.ended(rest.submit("says much", {"size": 1_100}))
+    lines = httpx.get(f"{narrow.http_url}/v1/jobs/{failed['id']}/logs", headers=narrow.headers).json()["lines"]
+
+    assert 250 < len(failed["last_error"].encode()) <= 256
+    assert ["0", "1"] == [line["message"][0] for line in lines]
+    assert all(60 < len(line["message"].encode()) <= 64 for line in lines)
+    assert ("succeeded", "dead") == (fits["status"], too_much["status"])
+    assert "at most 1,024" in too_much["last_error"]

@@ -78,6 +78,23 @@ def _hang_and_run_elsewhere(server: RunningServer, folder: Path, module: str) ->
     assert "succeeded" == rest.job(job_id)["status"]
 
 
+def test_a_timeout_that_only_the_handler_has_ends_the_renewals_of_its_lease(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    """A job submitted without a timeout: the server knows of none, and sees only that nobody renews the lease."""
+    module = BLOCKER.replace('@worker.job("hang")', '@worker.job("hang", timeout=timedelta(seconds=1))')
+    rest = Rest(server)
+    job_id = rest.submit("hang", backoff={"kind": "fixed", "base_seconds": 0.001})
+    with start_worker(server, module, tmp_path):
+        eventually_sync((tmp_path / "hangs").exists, "the handler hangs")
+        with start_worker(server, QUICK, tmp_path):
+            done = rest.ended(job_id)
+        (tmp_path / "let-go").touch()
+
+    assert ("succeeded", 2, 2) == (done["status"], done["attempts"], done["result"])
+    assert ["expired", "succeeded"] == rest.history(job_id)
+
+
 def test_a_run_that_was_extended_is_left_alone(server: RunningServer, tmp_path: Path) -> None:
     rest = Rest(server)
     module = """

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import httpx
+import psutil
 
 from tests.support.processes import API_KEY, BIN, RunningServer, clean_environment, start_server
 from tests.support.rest import Rest
@@ -68,6 +69,51 @@ def test_several_nodes_share_the_ports_and_a_killed_one_is_replaced(database_url
     assert 0 == code
     assert 1 == second.returncode
     assert "Is another server running" in second.stderr
+
+
+def test_when_the_supervisor_is_killed_its_nodes_drain_and_free_the_ports(database_url: str) -> None:
+    with start_server(database_url, arguments=("--workers", "2")) as server:
+        nodes = eventually_sync(
+            lambda: found if len(found := psutil.Process(server.process.pid).children()) == 2 else None, "two nodes"
+        )
+        assert nodes is not None
+        job_id = Rest(server).submit("t")
+
+        server.kill()
+
+        _, left = psutil.wait_procs(nodes, timeout=30)
+        assert [] == left
+        assert 2 == server.log.count("the supervisor is gone")
+        http_port, grpc_port = (int(address.rpartition(":")[2]) for address in (server.http_url, server.grpc_address))
+        with start_server(
+            database_url, arguments=("--workers", "2"), http_port=http_port, grpc_port=grpc_port
+        ) as next_one:
+            assert "pending" == Rest(next_one).job(job_id)["status"]
+            assert 0 == next_one.terminate()
+
+
+def test_a_node_whose_supervisor_is_killed_before_it_serves_ends_too(database_url: str) -> None:
+    with start_server(database_url, arguments=("--workers", "2")) as server:
+        supervisor = psutil.Process(server.process.pid)
+        first, _ = (
+            eventually_sync(lambda: found if len(found := supervisor.children()) == 2 else None, "two nodes") or []
+        )
+        first.kill()
+        starting = eventually_sync(
+            lambda: next((child for child in supervisor.children() if child.create_time() > first.create_time()), None),
+            "the next one starts",
+        )
+        assert starting is not None
+        nodes = supervisor.children()
+
+        server.kill()
+
+        _, left = psutil.wait_procs(nodes, timeout=30)
+        assert [] == left
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2])
 
 
 def test_a_scrape_of_any_process_answers_for_all_of_them(database_url: str) -> None:

@@ -4,11 +4,15 @@ import re
 import time
 from pathlib import Path
 
+import grpc
 import psycopg
 import pytest
+from quorra_proto.v1 import quorra_pb2 as pb
+from quorra_proto.v1.quorra_pb2_grpc import WorkerServiceStub
 
 from tests.support.processes import RunningServer, start_worker
 from tests.support.rest import Rest
+from tests.support.waiting import eventually_sync
 
 # What people call prompt: the poll interval of one second, and a second for the machine.
 PROMPT_SECONDS = 2.0
@@ -77,6 +81,38 @@ def stale_acks(rest: Rest) -> float:
     found = re.search(r"^quorra_stale_acks_total (\S+)", rest.http.get("/metrics").text, re.MULTILINE)
     assert found is not None
     return float(found[1])
+
+
+def test_what_plain_sql_does_is_in_the_metrics_once(server: RunningServer, rest: Rest) -> None:
+    rest.submit("t", queue="sql", max_retries=3)
+    with (
+        psycopg.connect(server.database_url, autocommit=True) as connection,
+        grpc.insecure_channel(server.grpc_address) as channel,
+    ):
+        for _ in range(3):
+            connection.execute("SELECT quorra.enqueue('t', '{}', queue => 'sql')")
+        wish = pb.LeaseRequest(worker_id="w", queue="sql", max_jobs=10, wait_seconds=5)
+        first, second, third, fourth = WorkerServiceStub(channel).LeaseJobs(wish, metadata=server.metadata)
+        connection.execute("SELECT quorra.complete(%s, %s)", (first.id, first.lease_id))
+        connection.execute("SELECT quorra.fail(%s, %s, 'again')", (second.id, second.lease_id))
+        connection.execute("SELECT quorra.fail(%s, %s, 'never', non_retryable => true)", (third.id, third.lease_id))
+        ack = pb.JobAck(job_id=fourth.id, lease_id=fourth.lease_id)
+        assert WorkerServiceStub(channel).AckJob(ack, metadata=server.metadata).acknowledged
+        # Rolled back, and so it never was.
+        with pytest.raises(psycopg.errors.Error):
+            connection.execute(
+                "SELECT quorra.enqueue('t', '{}', queue => 'sql'), quorra.complete(%s, %s)", (first.id, first.lease_id)
+            )
+
+    wanted = {"created": 4, "leased": 4, "processed": 4, "failed": 2, "dead": 1}
+    eventually_sync(lambda: wanted == {name: _counted(rest, name) for name in wanted}, "everything is counted once")
+    assert 1 == rest.count("sql", "dead")
+
+
+def _counted(rest: Rest, name: str) -> float:
+    text = rest.http.get("/metrics").text
+    found = re.search(rf'^quorra_jobs_{name}_total{{queue="sql"}} (\S+)', text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
 
 
 def test_a_job_from_plain_sql_is_run_promptly(server: RunningServer, rest: Rest, tmp_path: Path) -> None:

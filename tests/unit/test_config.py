@@ -1,9 +1,11 @@
 """Configuration: one reader, every mistake at once, and the rules of a start outside development."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 from quorra_server.config import ConfigurationError, development, load, refusals
+from quorra_server.domain.limits import RANGES, setting_of
 
 LONG_KEY = "k" * 32
 GOOD = {
@@ -41,6 +43,40 @@ def test_all_mistakes_are_reported_at_once_with_name_value_and_remedy() -> None:
     assert "1 to 500" in text
     assert "did you mean QUORRA_HTTP_ADDR?" in text
     assert "mysql" not in text
+
+
+def test_every_limit_is_a_setting_with_a_range() -> None:
+    config, _ = load({setting_of(name): str(high) for name, (_, high) in RANGES.items()})
+
+    assert {name: high for name, (_, high) in RANGES.items()} == dataclasses.asdict(config.limits)
+    for name, (low, high) in RANGES.items():
+        for outside in (low - 1, high + 1):
+            with pytest.raises(ConfigurationError, match=rf"{setting_of(name)}=.*from {low} to {high}"):
+                load({setting_of(name): str(outside)})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"QUORRA_LEASE_SECONDS_MIN": "60", "QUORRA_LEASE_SECONDS_MAX": "30"},
+        {"QUORRA_PAYLOAD_BYTES_MAX": "4096", "QUORRA_BATCH_BYTES_MAX": "2048"},
+        {"QUORRA_BATCH_BYTES_MAX": "9000000", "QUORRA_BODIES_BYTES_MAX": "8000000"},
+    ],
+)
+def test_limits_that_contradict_each_other_are_refused(settings: dict[str, str]) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(settings)
+
+    (mistake,) = caught.value.mistakes
+    assert all(name in mistake for name in settings)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("QUORRA_POLL_INTERVAL", "0s"), ("QUORRA_ACQUIRE_TIMEOUT", "0s"), ("QUORRA_GRACE", "9d")]
+)
+def test_durations_have_bounds(setting: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"{setting}='{value}': use .+s to .+s"):
+        load({setting: value})
 
 
 def test_durations_have_units() -> None:

@@ -183,7 +183,7 @@ async def _running(
             time_out_runs.INTERVAL_SECONDS,
         ),
         Loop("close_batches", close_batches.CloseBatches(database.fast).run_once, close_batches.INTERVAL_SECONDS),
-        Loop("fold_counts", fold_counts.FoldCounts(database.main).run_once, fold_counts.INTERVAL_SECONDS),
+        Loop("fold_counts", fold_counts.FoldCounts(database.main, metrics).run_once, fold_counts.INTERVAL_SECONDS),
         Loop(
             "analyze_outgrown",
             analyze_outgrown.AnalyzeOutgrown(database.main).run_once,

@@ -12,7 +12,7 @@ from pathlib import Path
 from quorra_server.config import Config, ConfigurationError, development, load, refusals
 from quorra_server.init import beneath_init
 from quorra_server.observability.logging import configure_logging
-from quorra_server.supervisor import supervise
+from quorra_server.supervisor import SUPERVISED, supervise
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     problems = refusals(config)
     if problems:
         return _refuse(problems)
-    return _check(config) if options.command == "check" else _serve(config, environment, options.workers)
+    return _check(config) if options.command == "check" else _serve(config, environment, options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes that share the ports (default 1)"
     )
+    parser.add_argument(SUPERVISED, action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--config", metavar="FILE", help="a TOML file with settings, beneath the environment")
     parser.add_argument("--print-config", action="store_true", help="show each setting and where it came from, and end")
     parser.add_argument("--behind-tls-proxy", action="store_true", help="TLS ends in front of this server")
@@ -120,17 +121,17 @@ def _serve_dev(environment: dict[str, str], data: str, options: argparse.Namespa
         file=sys.stderr,
         flush=True,
     )
-    return _serve(config, environment, options.workers)
+    return _serve(config, environment, options)
 
 
-def _serve(config: Config, environment: Mapping[str, str], workers: int) -> int:
-    if workers > 1:
-        return supervise(workers, config, environment)
+def _serve(config: Config, environment: Mapping[str, str], options: argparse.Namespace) -> int:
+    if options.workers > 1:
+        return supervise(options.workers, config, environment)
     configure_logging(config.log_level)
-    return _run(config)
+    return _run(config, is_supervised=options.supervised)
 
 
-def _run(config: Config) -> int:
+def _run(config: Config, *, is_supervised: bool) -> int:
     # Imported late, so that a supervisor holds neither grpc nor an event loop.
     import uvloop
 
@@ -138,8 +139,11 @@ def _run(config: Config) -> int:
 
     async def until_signalled() -> None:
         stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, stop.set)
+        if is_supervised:
+            loop.add_reader(sys.stdin.fileno(), _supervisor_lost, loop, stop)
         await serve(config, stop)
 
     try:
@@ -148,6 +152,13 @@ def _run(config: Config) -> int:
         print(f"quorra-server: {error}. Is another server running on that port?", file=sys.stderr)  # noqa: T201
         return EXIT_FAILURE
     return EXIT_OK
+
+
+def _supervisor_lost(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """Stop like on SIGTERM: nobody else will, and the ports would stay taken."""
+    loop.remove_reader(sys.stdin.fileno())
+    print("quorra-server: the supervisor is gone; this process drains and ends", file=sys.stderr)  # noqa: T201
+    stop.set()
 
 
 def _migrate(config: Config, options: argparse.Namespace, *, quiet: bool = False) -> int:

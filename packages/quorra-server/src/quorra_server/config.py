@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from quorra_server.domain.limits import Limits
+from quorra_server.domain.limits import RANGES, Limits, setting_of
 
 SAMPLE_KEYS = frozenset({"dev-secret-key", "change-me", "secret", "quorra", "test-key", "your-api-key"})
 KEY_CHARACTERS_MIN = 32
@@ -122,11 +122,17 @@ class _Option:
     is_secret: bool = False
 
 
-def _duration(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?", text)
-    if match is None:
-        raise ValueError("use a number with a unit, such as 500ms, 30s, 5m or 2h")
-    return float(match[1]) * UNITS_SECONDS[match[2] or "s"]
+def _duration(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)(ms|s|m|h|d)?", text, re.ASCII)
+        if match is None:
+            raise ValueError("use a number with a unit, such as 500ms, 30s, 5m or 2h")
+        seconds = float(match[1]) * UNITS_SECONDS[match[2] or "s"]
+        if not low <= seconds <= high:
+            raise ValueError(f"use {low:g}s to {high:g}s")
+        return seconds
+
+    return parse
 
 
 def _address(text: str) -> Address:
@@ -195,26 +201,23 @@ OPTIONS = (
     _Option("QUORRA_NODE_NAME", "", str),
     _Option("QUORRA_POOL_CONNECTIONS", "10", _number(1, 500)),
     _Option("QUORRA_FAST_POOL_CONNECTIONS", "8", _number(2, 500)),
-    _Option("QUORRA_ACQUIRE_TIMEOUT", "5s", _duration),
-    _Option("QUORRA_STATEMENT_TIMEOUT", "30s", _duration),
+    _Option("QUORRA_ACQUIRE_TIMEOUT", "5s", _duration(0.01, 600)),
+    _Option("QUORRA_STATEMENT_TIMEOUT", "30s", _duration(0.1, 3_600)),
     _Option("QUORRA_PREPARED_STATEMENTS", "on", _flag),
     _Option("QUORRA_NOTIFY", "on", _flag),
-    _Option("QUORRA_GRACE", "30s", _duration),
-    _Option("QUORRA_DRAIN_DELAY", "0s", _duration),
-    _Option("QUORRA_POLL_INTERVAL", "1s", _duration),
+    _Option("QUORRA_GRACE", "30s", _duration(0, 3_600)),
+    _Option("QUORRA_DRAIN_DELAY", "0s", _duration(0, 3_600)),
+    _Option("QUORRA_POLL_INTERVAL", "1s", _duration(0.01, 60)),
     _Option("QUORRA_RETENTION_SUCCEEDED_DAYS", "7", _number(1, 3650)),
     _Option("QUORRA_RETENTION_DEAD_DAYS", "30", _number(1, 3650)),
-    _Option("QUORRA_PAYLOAD_BYTES_MAX", str(Limits().payload_bytes_max), _number(1_024, 64 * 1024 * 1024)),
-    _Option("QUORRA_BATCH_JOBS_MAX", str(Limits().batch_jobs_max), _number(1, 100_000)),
-    _Option("QUORRA_BODIES_BYTES_MAX", str(Limits().bodies_bytes_max), _number(1024 * 1024, 64 * 1024**3)),
-    _Option("QUORRA_HTTP_CONNECTIONS_MAX", str(Limits().http_connections_max), _number(1, 1_000_000)),
-    _Option(
-        "QUORRA_HTTP_CONNECTIONS_PER_ADDRESS_MAX",
-        str(Limits().http_connections_per_address_max),
-        _number(0, 1_000_000),
-    ),
-    _Option("QUORRA_STREAMS_PER_KEY_MAX", str(Limits().streams_per_key_max), _number(1, 1_000_000)),
-    _Option("QUORRA_GRPC_CONNECTION_AGE", "30m", _duration),
+    _Option("QUORRA_GRPC_CONNECTION_AGE", "30m", _duration(0, 7 * 86_400)),
+    *(_Option(setting_of(name), str(getattr(Limits(), name)), _number(*bounds)) for name, bounds in RANGES.items()),
+)
+# Of each pair the first may not be above the second.
+NOT_ABOVE = (
+    ("QUORRA_LEASE_SECONDS_MIN", "QUORRA_LEASE_SECONDS_MAX"),
+    ("QUORRA_PAYLOAD_BYTES_MAX", "QUORRA_BATCH_BYTES_MAX"),
+    ("QUORRA_BATCH_BYTES_MAX", "QUORRA_BODIES_BYTES_MAX"),
 )
 # Read by workers and the command line; known, so that they are not called misspelt here.
 OTHER_PROGRAMS = frozenset(
@@ -260,6 +263,8 @@ def load(environment: Mapping[str, str] | None = None) -> tuple[Config, list[Set
         except ValueError as error:
             mistakes.append(f"{option.name}={MASK if option.is_secret else text!r}: {error}.")
         settings.append(Setting(option.name, _masked(text) if option.is_secret else text, source))
+    if not mistakes:
+        mistakes.extend(_contradictions(values))
     if mistakes:
         raise ConfigurationError(mistakes)
     return _config(values), settings
@@ -330,6 +335,15 @@ def _misspelt(environment: Mapping[str, str]) -> list[str]:
     ]
 
 
+def _contradictions(values: Mapping[str, Any]) -> list[str]:
+    """Name settings that are fine alone, and not together."""
+    return [
+        f"{low}={values[low]} is more than {high}={values[high]}; lower the first, or raise the second."
+        for low, high in NOT_ABOVE
+        if values[low] > values[high]
+    ]
+
+
 def _nearest(name: str) -> str:
     close = difflib.get_close_matches(name, [option.name for option in OPTIONS], n=1)
     return f"; did you mean {close[0]}?" if close else ""
@@ -375,13 +389,6 @@ def _config(values: Mapping[str, Any]) -> Config:
             retention_dead_days=values["QUORRA_RETENTION_DEAD_DAYS"],
             connection_age_seconds=values["QUORRA_GRPC_CONNECTION_AGE"],
         ),
-        limits=Limits(
-            payload_bytes_max=values["QUORRA_PAYLOAD_BYTES_MAX"],
-            batch_jobs_max=values["QUORRA_BATCH_JOBS_MAX"],
-            bodies_bytes_max=values["QUORRA_BODIES_BYTES_MAX"],
-            http_connections_max=values["QUORRA_HTTP_CONNECTIONS_MAX"],
-            http_connections_per_address_max=values["QUORRA_HTTP_CONNECTIONS_PER_ADDRESS_MAX"],
-            streams_per_key_max=values["QUORRA_STREAMS_PER_KEY_MAX"],
-        ),
+        limits=Limits(**{name: values[setting_of(name)] for name in RANGES}),
         node=values["QUORRA_NODE_NAME"] or f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(3)}",
     )

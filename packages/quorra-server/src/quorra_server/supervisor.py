@@ -1,6 +1,7 @@
 """`--workers N`: several server processes that share the ports; a dead one is replaced.
 
-Imports neither Sanic nor grpc, and spawns: a process that has threads of grpc's must not be forked.
+Imports neither Sanic nor grpc, and spawns: a process that has threads of grpc's must not be forked. The standard input
+of a process is a pipe from here: however the supervisor ends, the pipe ends with it, and the process drains and ends.
 """
 
 import os
@@ -21,6 +22,8 @@ LOOK_SECONDS = 0.1
 RESPAWN_SECONDS = (0.2, 10.0)
 # A process that lived that long was well; its replacement starts at once.
 WELL_SECONDS = 30.0
+# Tells a process that the end of its standard input is the end of its supervisor.
+SUPERVISED = "--supervised"
 EXIT_OK = 0
 EXIT_FAILURE = 1
 
@@ -76,7 +79,8 @@ def _claim(address: Address) -> str | None:
 
 
 def _spawn(environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "quorra_server", "serve"], env=environment)
+    command = [sys.executable, "-m", "quorra_server", "serve", SUPERVISED]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE)
 
 
 def _look_after(node: _Node, environment: Mapping[str, str], counts: Path) -> None:

@@ -94,6 +94,11 @@ class Context(Generic[Deps]):
         """A key that is the same on every attempt, to pass on to whoever can recognise a repetition."""
         return f"{self._message.id}-{self._message.generation}"
 
+    @property
+    def extra_seconds(self) -> float:
+        """How much longer than its timeout the run may take, by what it asked for with `extend`."""
+        return self._extra_seconds
+
     def cancelled(self) -> str | None:
         """Return why the run should stop (`cancelled`, `lost`, `timeout`, `draining`), or None; for threads."""
         return self._ended

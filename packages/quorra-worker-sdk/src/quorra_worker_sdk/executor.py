@@ -19,6 +19,7 @@ from quorra_worker_sdk.process_pool import ProcessDied, ProcessPool, RemoteError
 log = logging.getLogger("quorra.worker")
 
 THREAD_NAME = "quorra-handler"
+# Unless the server says otherwise.
 RESULT_BYTES_MAX = 256 * 1024
 ERROR_CHARACTERS_MAX = 16 * 1024
 
@@ -31,6 +32,7 @@ class Executor:
 
     def __init__(self, slots: int, deps: Callable[[], Any]) -> None:
         """Start nothing before it is needed; `deps` returns what the worker's lifespan gave."""
+        self.result_bytes_max = RESULT_BYTES_MAX
         self._slots = slots
         self._deps = deps
         self._threads: ThreadPoolExecutor | None = None
@@ -74,9 +76,9 @@ class Executor:
             # Whatever a handler raises is a failed run; its traceback is what people need to see. A library that exits
             # must not take the worker along.
             return _failure(lease_id, error, handler)
-        if len(encoded) > RESULT_BYTES_MAX:
+        if len(encoded) > self.result_bytes_max:
             message = (
-                f"the result has {len(encoded):,} bytes; at most {RESULT_BYTES_MAX:,} are kept: store it elsewhere"
+                f"the result has {len(encoded):,} bytes; at most {self.result_bytes_max:,} are kept: store it elsewhere"
             )
             return pb.Failed(lease_id=lease_id, error=message, kind="ResultTooLarge", non_retryable=True)
         return pb.Succeeded(lease_id=lease_id, result=encoded)
@@ -91,7 +93,7 @@ class Executor:
     async def _within_timeout(
         self, handler: Handler[..., Any], job: pb.Job, context: Context[Any] | None, arguments: dict[str, Any]
     ) -> Any:
-        seconds = _timeout_seconds(handler.timeout, job.timeout_ms)
+        seconds = timeout_seconds(handler.timeout, job.timeout_ms)
         if seconds is None:
             return await self._call(handler, job, context, arguments)
         try:
@@ -122,7 +124,8 @@ class Executor:
         return await loop.run_in_executor(self._threads, lambda: handler.call(context, arguments))
 
 
-def _timeout_seconds(of_handler: timedelta | None, of_job_ms: int) -> float | None:
+def timeout_seconds(of_handler: timedelta | None, of_job_ms: int) -> float | None:
+    """Return how long a run may take: the shorter of what its handler and its job say; None if neither does."""
     limits = [of_job_ms / 1000] if of_job_ms else []
     if of_handler is not None:
         limits.append(of_handler.total_seconds())

@@ -24,7 +24,7 @@ from quorra_worker_sdk import config
 from quorra_worker_sdk.client import AsyncClient, JobHandler
 from quorra_worker_sdk.context import Context
 from quorra_worker_sdk.errors import BadHandler, QuorraError, from_grpc
-from quorra_worker_sdk.executor import Ending, Executor
+from quorra_worker_sdk.executor import RESULT_BYTES_MAX, Ending, Executor, timeout_seconds
 from quorra_worker_sdk.handlers import Binding, ExecutorName, Handler, Retry, executor_for
 from quorra_worker_sdk.heartbeat import Heartbeat
 from quorra_worker_sdk.session import Session
@@ -52,6 +52,8 @@ DEADLINE_ROUND_SECONDS = 0.25
 LEASE_MARGIN = 0.1
 UNKNOWN_TYPE_DELAY_MS = 5_000
 RECEIPTS_SECONDS_MAX = 5.0
+# A run that cannot be stopped past its timeout keeps its lease so much longer, as on the server.
+OVERDUE_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -64,6 +66,14 @@ class _Run:
     task: "asyncio.Task[None] | None" = None
     context: Context[Any] | None = None
     ended_because: str = ""
+
+    def is_overdue(self, now: float) -> bool:
+        """Say whether the run should have been stopped long ago by its timeout."""
+        seconds = timeout_seconds(self.handler.timeout, self.job.timeout_ms)
+        if seconds is None:
+            return False
+        extra = self.context.extra_seconds if self.context is not None else 0.0
+        return now - self.started_at > seconds + extra + OVERDUE_SECONDS
 
 
 class Worker(Generic[Deps]):
@@ -226,7 +236,7 @@ class Worker(Generic[Deps]):
         heartbeat = Heartbeat(
             self._sync_channel,
             self._metadata(),
-            lambda: list(self._held),
+            self._to_renew,
             self._heartbeat_request,
             self._renewed_in_thread,
             self._heartbeat_failed_in_thread,
@@ -264,6 +274,7 @@ class Worker(Generic[Deps]):
         for adjustment in welcome.adjusted:
             log.warning("the server changed a wish: %s", adjustment)
         self.lease_ttl_seconds = welcome.lease_ttl_seconds
+        self._executor.result_bytes_max = welcome.result_bytes_max or RESULT_BYTES_MAX
         self._heartbeat.start(welcome.heartbeat_interval_ms / 1000)
         self._received = self._granted = 0
         if self._draining:
@@ -426,6 +437,12 @@ class Worker(Generic[Deps]):
             now = time.monotonic()
             for lease_id in [lease_id for lease_id, deadline in self._held.items() if deadline <= now]:
                 self._end(lease_id, "lost")
+
+    def _to_renew(self) -> list[str]:
+        """Name the leases to keep: all but those of runs that nothing could stop at their timeout."""
+        now = time.monotonic()
+        overdue = {run.job.lease_id for run in list(self._running.values()) if run.is_overdue(now)}
+        return [lease_id for lease_id in list(self._held) if lease_id not in overdue]
 
     def _heartbeat_request(self, lease_ids: list[str]) -> pb.HeartbeatRequest:
         """Name what is held, and the starts that the loop has not come to report because a handler blocks it."""

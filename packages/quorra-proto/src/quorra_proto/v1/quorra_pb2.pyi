@@ -197,9 +197,9 @@ class JobAck(_message.Message):
     lease_id: _builtins.str
     success: _builtins.bool
     error_message: _builtins.str
-    """NackJob: why the run failed; the first 16 KiB are kept."""
+    """NackJob: why the run failed; the first 16 KiB (by default) are kept."""
     result: _builtins.bytes
-    """AckJob: JSON text of the handler's result; at most 256 KiB."""
+    """AckJob: JSON text of the handler's result; at most 256 KiB by default."""
     retry_after_ms: _builtins.int
     """NackJob: retry after this many milliseconds instead of the back-off; 0 means the back-off."""
     non_retryable: _builtins.bool
@@ -443,6 +443,7 @@ class Welcome(_message.Message):
     HEARTBEAT_INTERVAL_MS_FIELD_NUMBER: _builtins.int
     PING_INTERVAL_MS_FIELD_NUMBER: _builtins.int
     ADJUSTED_FIELD_NUMBER: _builtins.int
+    RESULT_BYTES_MAX_FIELD_NUMBER: _builtins.int
     server_id: _builtins.str
     server_version: _builtins.str
     lease_ttl_seconds: _builtins.int
@@ -451,6 +452,8 @@ class Welcome(_message.Message):
     """How often to renew leases."""
     ping_interval_ms: _builtins.int
     """How often each side pings; three silent intervals mean that the stream is dead."""
+    result_bytes_max: _builtins.int
+    """Largest result and checkpoint that the server takes; 0, from an older server, means 256 KiB."""
     @_builtins.property
     def adjusted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Wishes that the server changed, as sentences."""
@@ -464,10 +467,11 @@ class Welcome(_message.Message):
         heartbeat_interval_ms: _builtins.int = ...,
         ping_interval_ms: _builtins.int = ...,
         adjusted: _abc.Iterable[_builtins.str] | None = ...,
+        result_bytes_max: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjusted", b"adjusted", "heartbeat_interval_ms", b"heartbeat_interval_ms", "lease_ttl_seconds", b"lease_ttl_seconds", "ping_interval_ms", b"ping_interval_ms", "server_id", b"server_id", "server_version", b"server_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjusted", b"adjusted", "heartbeat_interval_ms", b"heartbeat_interval_ms", "lease_ttl_seconds", b"lease_ttl_seconds", "ping_interval_ms", b"ping_interval_ms", "result_bytes_max", b"result_bytes_max", "server_id", b"server_id", "server_version", b"server_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

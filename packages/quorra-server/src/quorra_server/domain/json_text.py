@@ -1,10 +1,12 @@
 """JSON as it is kept: the text stays exactly as it was sent, and what no reader could use is refused at the door."""
 
 import re
+from typing import Literal
 
 import msgspec
 
 from quorra_server.domain.errors import FieldProblem, InvalidRequest, PayloadTooLarge
+from quorra_server.domain.limits import Limits
 
 # A backslash-u escape of NUL, or of one half of a surrogate pair without the other.
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -17,24 +19,31 @@ _OPENING = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
 _check_grammar = msgspec.json.Decoder(msgspec.Raw).decode
 
 
+SizeLimit = Literal["payload_bytes_max", "result_bytes_max"]
+
+
 def checked_json(
-    text: bytes | str, field: str, *, bytes_max: int, depth_max: int = 64, object_only: bool = False
+    text: bytes | str, field: str, limits: Limits, *, size: SizeLimit = "payload_bytes_max", object_only: bool = False
 ) -> str:
     """Return a JSON text unchanged, if it is one that every reader can use.
 
+    Args:
+        size: Which of the limits bounds its bytes.
+
     Raises:
         InvalidRequest: Not JSON, too deep, with a character that cannot be stored, or not an object if one is needed.
-        PayloadTooLarge: More than `bytes_max` bytes.
+        PayloadTooLarge: More bytes than the limit.
     """
     raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    if len(raw) > bytes_max:
-        raise PayloadTooLarge(f"{field} has {len(raw):,} bytes; at most {bytes_max:,} are taken.", field=field)
+    if len(raw) > getattr(limits, size):
+        raise PayloadTooLarge(f"{field} has {len(raw):,} bytes; at most {limits.named(size)} are taken.", field=field)
+    depth_max = limits.json_depth_max
     try:
         decoded_text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise _refused(field, f"{field} is not valid UTF-8 (byte {error.start}); encode it as UTF-8.") from error
     if raw.count(b"[") + raw.count(b"{") > depth_max and _depth(decoded_text) > depth_max:
-        raise _refused(field, f"{field} is nested deeper than {depth_max} levels; flatten it.")
+        raise _refused(field, f"{field} is nested deeper than {limits.named('json_depth_max')} levels; flatten it.")
     # Most texts have no escapes at all, which one character tells at once.
     if "\\" in decoded_text and (unusable := unusable_character(raw)):
         raise _refused(field, f"{field} is not usable: {unusable}.")
@@ -42,13 +51,13 @@ def checked_json(
     return decoded_text
 
 
-def searchable_json(text: str, field: str, *, bytes_max: int) -> str:
+def searchable_json(text: str, field: str, limits: Limits) -> str:
     """Return a JSON text unchanged, if payloads can be searched for it.
 
     Raises:
         InvalidRequest: Not JSON, or with a number that PostgreSQL cannot compare.
     """
-    checked = checked_json(text, field, bytes_max=bytes_max)
+    checked = checked_json(text, field, limits)
     if _FAR_EXPONENT.search(_OPENING.sub("", checked)):
         raise _refused(
             field, f"{field} has a number that is too far away to search for; use one within 1e-9999 to 1e9999."

@@ -12,12 +12,13 @@ from quorra_server.domain.errors import FieldProblem, InvalidRequest
 from quorra_server.domain.ids import new_job_id
 from quorra_server.domain.job import NewJob
 from quorra_server.domain.json_text import checked_json
-from quorra_server.domain.limits import Limits
+from quorra_server.domain.limits import DAY_SECONDS, Limits, setting_of
 from quorra_server.domain.retry import Backoff, BackoffKind
 
 INT32 = (-(2**31), 2**31 - 1)
 RETRIES_DEFAULT = 3
 YEARS = (2000, 9000)
+REASON_CHARACTERS_MAX = 1_000
 BACKOFF_KINDS = get_args(BackoffKind)
 Unit = Literal["seconds", "ms"]
 
@@ -66,20 +67,21 @@ def validate_job(draft: JobDraft, limits: Limits, *, path: str = "", unit: Unit 
     """
     problems = _Problems(path)
     job_id = new_job_id() if draft.id is None else _id(draft.id, problems)
-    name = _text(draft.type, "type", limits.name_characters_max, problems, is_required=True)
-    queue = _text(draft.queue, "queue", limits.name_characters_max, problems) if draft.queue is not None else "default"
+    name = _text(draft.type, "type", limits, problems, is_required=True)
+    queue = _text(draft.queue, "queue", limits, problems) if draft.queue is not None else "default"
     payload = _payload(draft.payload, limits, path, problems)
     _range(draft.priority, "priority", *INT32, problems)
     retries = RETRIES_DEFAULT if draft.max_retries is None else draft.max_retries
-    _range(retries, "max_retries", 0, limits.retries_max, problems)
+    if not 0 <= retries <= limits.retries_max:
+        problems.add("max_retries", f"max_retries is {retries}; use 0 to {limits.named('retries_max')}.")
     if draft.delay_ms is not None or draft.run_at is not None:
         _when(draft, limits, problems, unit)
     if draft.timeout_ms is not None:
-        _duration(draft.timeout_ms, "timeout", limits.timeout_seconds_max, problems, unit)
+        _duration(draft.timeout_ms, "timeout", limits, problems, unit)
     if draft.unique_key is not None:
-        _text(draft.unique_key, "unique_key", limits.name_characters_max, problems)
+        _text(draft.unique_key, "unique_key", limits, problems)
     if draft.request_key is not None:
-        _text(draft.request_key, "Idempotency-Key", limits.name_characters_max, problems)
+        _text(draft.request_key, "Idempotency-Key", limits, problems)
     if draft.tags:
         _tags(draft.tags, limits, problems)
     backoff = None if draft.backoff is None else _backoff(draft.backoff, limits, problems)
@@ -123,10 +125,28 @@ def validate_name(value: str, field: str, limits: Limits) -> str:
         InvalidRequest: It is empty, too long, or has control characters.
     """
     problems = _Problems("")
-    _text(value, field, limits.name_characters_max, problems)
+    _text(value, field, limits, problems)
     if problems.found:
         raise InvalidRequest(problems.found[0].message, problems=problems.found)
     return value
+
+
+def validate_reason(text: str | None, field: str = "reason") -> str | None:
+    """Return why somebody does something as it is; an empty text is none.
+
+    Raises:
+        InvalidRequest: It is too long, or has a character that cannot be stored.
+    """
+    if not text:
+        return None
+    message = None
+    if len(text) > REASON_CHARACTERS_MAX:
+        message = f"{field} has {len(text):,} characters; give at most {REASON_CHARACTERS_MAX:,}."
+    elif "\0" in text:
+        message = f"{field} has a NUL character, which cannot be stored; remove it."
+    if message:
+        raise InvalidRequest(message, problems=[FieldProblem(field, message)])
+    return text
 
 
 def validate_moment(moment: datetime | None, field: str) -> datetime | None:
@@ -166,12 +186,20 @@ def _id(text: str, problems: _Problems) -> UUID:
         return new_job_id()
 
 
-def _text(value: str | None, field: str, characters_max: int, problems: _Problems, *, is_required: bool = False) -> str:
+def _text(
+    value: str | None,
+    field: str,
+    limits: Limits,
+    problems: _Problems,
+    *,
+    length: Literal["name_characters_max", "tag_characters_max"] = "name_characters_max",
+    is_required: bool = False,
+) -> str:
     if value is None or (is_required and not value):
-        problems.add(field, f"{field} is missing; give 1 to {characters_max} characters.")
+        problems.add(field, f"{field} is missing; give 1 to {limits.named(length)} characters.")
         return ""
-    if not 1 <= len(value) <= characters_max:
-        problems.add(field, f"{field} has {len(value)} characters; give 1 to {characters_max}.")
+    if not 1 <= len(value) <= getattr(limits, length):
+        problems.add(field, f"{field} has {len(value):,} characters; give 1 to {limits.named(length)}.")
     elif not value.isprintable():
         problems.add(field, f"{field} has control or unprintable characters; use printable ones.")
     return value
@@ -182,13 +210,7 @@ def _payload(payload: bytes | str | None, limits: Limits, path: str, problems: _
         problems.add("payload", "payload is missing; give a JSON object, {} if there is nothing to say.")
         return ""
     try:
-        return checked_json(
-            payload,
-            f"{path}payload",
-            bytes_max=limits.payload_bytes_max,
-            depth_max=limits.json_depth_max,
-            object_only=True,
-        )
+        return checked_json(payload, f"{path}payload", limits, object_only=True)
     except InvalidRequest as error:
         problems.found.extend(error.problems)
         return ""
@@ -199,34 +221,38 @@ def _range(value: int, field: str, low: int, high: int, problems: _Problems) -> 
         problems.add(field, f"{field} is {value}; use {low} to {high}.")
 
 
-def _duration(given_ms: int, name: str, seconds_max: int, problems: _Problems, unit: Unit) -> None:
+def _duration(
+    given_ms: int, name: Literal["delay", "timeout"], limits: Limits, problems: _Problems, unit: Unit
+) -> None:
+    seconds_max: int = getattr(limits, f"{name}_seconds_max")
     if 0 <= given_ms <= seconds_max * 1000:
         return
     field = f"{name}_{unit}"
     given, most = (given_ms, seconds_max * 1000) if unit == "ms" else (given_ms / 1000, seconds_max)
-    problems.add(field, f"{field} is {given:.15g}; use 0 to {most} ({seconds_max // 86_400:,} days).")
+    problems.add(field, f"{field} is {given:.15g}; use 0 to {most} ({setting_of(f'{name}_seconds_max')}).")
 
 
 def _when(draft: JobDraft, limits: Limits, problems: _Problems, unit: Unit) -> None:
     if draft.delay_ms is not None and draft.run_at is not None:
         problems.add("run_at", f"run_at and delay_{unit} exclude each other; give one of them.")
     if draft.delay_ms is not None:
-        _duration(draft.delay_ms, "delay", limits.delay_seconds_max, problems, unit)
+        _duration(draft.delay_ms, "delay", limits, problems, unit)
     if draft.run_at is None:
         return
     if draft.run_at.tzinfo is None:
         problems.add("run_at", "run_at has no offset from UTC; write it like 2026-01-31T08:00:00Z.")
     elif not YEARS[0] <= draft.run_at.year <= YEARS[1]:
         problems.add("run_at", f"run_at is in the year {draft.run_at.year}; use {YEARS[0]} to {YEARS[1]}.")
-    elif (draft.run_at - datetime.now(UTC)).total_seconds() > limits.delay_seconds_max + 86_400:
-        problems.add("run_at", "run_at is more than 10 years ahead; choose an earlier time.")
+    elif (draft.run_at - datetime.now(UTC)).total_seconds() > limits.delay_seconds_max + DAY_SECONDS:
+        days = f"{limits.delay_seconds_max // DAY_SECONDS:,} days ({setting_of('delay_seconds_max')})"
+        problems.add("run_at", f"run_at is more than {days} ahead; choose an earlier time.")
 
 
 def _tags(tags: Sequence[str], limits: Limits, problems: _Problems) -> None:
     if len(tags) > limits.tags_max:
-        problems.add("tags", f"There are {len(tags)} tags; at most {limits.tags_max} are taken.")
+        problems.add("tags", f"There are {len(tags):,} tags; at most {limits.named('tags_max')} are taken.")
     for position, tag in enumerate(tags[: limits.tags_max]):
-        _text(tag, f"tags[{position}]", limits.tag_characters_max, problems)
+        _text(tag, f"tags[{position}]", limits, problems, length="tag_characters_max")
 
 
 def _backoff(given: Mapping[str, Any], limits: Limits, problems: _Problems) -> Backoff:

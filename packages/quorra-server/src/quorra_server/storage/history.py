@@ -96,5 +96,5 @@ async def append_logs(executor: Executor, principal: str, lines: Sequence[LogLin
 
 
 async def list_logs(executor: Executor, job_id: UUID, *, limit: int) -> list[KeptLogLine]:
-    """Read the first `limit` log lines of a job."""
-    return [KeptLogLine(*row) for row in await executor.fetch(LIST_LOGS, job_id, limit)]
+    """Read the last `limit` log lines of a job, oldest first."""
+    return [KeptLogLine(*row) for row in await executor.fetch(LIST_LOGS, job_id, limit)][::-1]

@@ -35,9 +35,33 @@ async def count_queues(executor: Executor) -> dict[str, dict[JobStatus, int]]:
     return {row["queue"]: {status: row[status.value] for status in JobStatus} for row in rows}
 
 
-async def fold_counts(executor: Executor, *, limit: int) -> bool:
-    """Fold at most `limit` count deltas into the summary; say whether there were any."""
-    return bool(await executor.fetch(FOLD_COUNTS, limit))
+@dataclass(frozen=True, slots=True)
+class CountedBySql:
+    """What the functions for SQL did in one queue since it was last asked.
+
+    Attributes:
+        created: Jobs enqueued.
+        processed: Runs completed or failed.
+        failed: Runs failed, dead ones included.
+    """
+
+    queue: str
+    created: int
+    processed: int
+    failed: int
+    dead: int
+
+
+async def fold_counts(executor: Executor, *, limit: int) -> list[CountedBySql]:
+    """Fold at most `limit` count deltas into the summary; return what those say that no server saw."""
+    return [_counted_by_sql(**row) for row in await executor.fetch(FOLD_COUNTS, limit)]
+
+
+def _counted_by_sql(queue: str, waiting: int, held: int, succeeded: int, dead: int) -> CountedBySql:
+    # A run that ended was held; if its job waits again, that is one that waits and was not created.
+    processed = -held
+    failed = processed - succeeded
+    return CountedBySql(queue, created=waiting - (failed - dead), processed=processed, failed=failed, dead=dead)
 
 
 async def describe_queue(executor: Executor, queue: str) -> QueueFigures:

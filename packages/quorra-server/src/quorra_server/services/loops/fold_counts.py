@@ -1,5 +1,6 @@
-"""Folding: the appended count deltas become one summary row for each queue."""
+"""Folding: the appended count deltas become one summary row for each queue, and what came by SQL is counted."""
 
+from quorra_server.observability.metrics import Metrics
 from quorra_server.storage import queues
 from quorra_server.storage.database import Pool
 
@@ -10,11 +11,17 @@ DELTAS_MAX = 5_000
 class FoldCounts:
     """Folds deltas, on any server."""
 
-    def __init__(self, pool: Pool) -> None:
-        """Take the pool to write through."""
+    def __init__(self, pool: Pool, metrics: Metrics) -> None:
+        """Take the pool to write through, and where to count what the functions for SQL did."""
         self._pool = pool
+        self._metrics = metrics
 
     async def run_once(self) -> bool:
         """Fold what is there; never asks for another round at once, so that deltas gather."""
-        await queues.fold_counts(self._pool, limit=DELTAS_MAX)
+        for counted in await queues.fold_counts(self._pool, limit=DELTAS_MAX):
+            queue = self._metrics.queue(counted.queue)
+            self._metrics.jobs_created.labels(queue).inc(counted.created)
+            self._metrics.jobs_processed.labels(queue).inc(counted.processed)
+            self._metrics.jobs_failed.labels(queue).inc(counted.failed)
+            self._metrics.jobs_dead.labels(queue).inc(counted.dead)
         return False

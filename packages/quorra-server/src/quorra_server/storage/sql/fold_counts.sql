@@ -1,4 +1,5 @@
--- Fold appended count deltas into the summary; one folder at a time, the others pass by.
+-- Fold appended count deltas into the summary; one folder at a time, the others pass by. Returns the sums of those that
+-- the functions for SQL appended: whoever folds them counts them.
 -- $1 limit int
 WITH taken AS MATERIALIZED (
     SELECT ctid AS place
@@ -10,17 +11,27 @@ folded AS (
     DELETE FROM quorra.count_deltas
     USING taken
     WHERE count_deltas.ctid = taken.place
-    RETURNING count_deltas.queue, waiting, held, succeeded, dead, cancelled
+    RETURNING count_deltas.queue, by_sql, waiting, held, succeeded, dead, cancelled
+),
+summed AS (
+    INSERT INTO quorra.queue_counts AS counts (queue, waiting, held, succeeded, dead, cancelled)
+    SELECT queue, sum(waiting), sum(held), sum(succeeded), sum(dead), sum(cancelled)
+    FROM folded
+    GROUP BY queue
+    ORDER BY queue
+    ON CONFLICT (queue) DO UPDATE
+    SET waiting = counts.waiting + excluded.waiting,
+        held = counts.held + excluded.held,
+        succeeded = counts.succeeded + excluded.succeeded,
+        dead = counts.dead + excluded.dead,
+        cancelled = counts.cancelled + excluded.cancelled
 )
-INSERT INTO quorra.queue_counts AS counts (queue, waiting, held, succeeded, dead, cancelled)
-SELECT queue, sum(waiting), sum(held), sum(succeeded), sum(dead), sum(cancelled)
+SELECT
+    queue,
+    sum(waiting)::bigint AS waiting,
+    sum(held)::bigint AS held,
+    sum(succeeded)::bigint AS succeeded,
+    sum(dead)::bigint AS dead
 FROM folded
+WHERE by_sql
 GROUP BY queue
-ORDER BY queue
-ON CONFLICT (queue) DO UPDATE
-SET waiting = counts.waiting + excluded.waiting,
-    held = counts.held + excluded.held,
-    succeeded = counts.succeeded + excluded.succeeded,
-    dead = counts.dead + excluded.dead,
-    cancelled = counts.cancelled + excluded.cancelled
-RETURNING queue

@@ -106,7 +106,7 @@ class Dashboard:
             return self._render("login.html", status=403, problem="The form came from another site; sign in here.")
         try:
             # The form is small; reading it through Sanic would need its own body handling.
-            request.body = await read_body(request, FORM_BYTES_MAX, self._memory)
+            request.body = await read_body(request, FORM_BYTES_MAX, self._memory, "the form")
             form = request.form
             self._authenticate(form.get("key") if form else None)
         except Unauthenticated:

@@ -4,10 +4,12 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.unknown_fields import UnknownFieldSet
 from quorra_proto.v1 import quorra_pb2 as pb
 
-from quorra_server.domain.errors import InvalidRequest, PayloadTooLarge
+from quorra_server.domain.errors import FieldProblem, InvalidRequest, PayloadTooLarge
 from quorra_server.domain.job import JobDetails, LeaseBatch, LeasedJob, LeaseId, Report, Settled
 from quorra_server.domain.json_text import checked_json
 from quorra_server.domain.limits import Limits
@@ -16,8 +18,7 @@ from quorra_server.domain.validation import JobDraft
 from quorra_server.services.lease_ids import decode_lease_id, encode_lease_id, lease_id_tail, text_of
 from quorra_server.services.settle import lease_was_lost
 
-ERROR_CHARACTERS_MAX = 16 * 1024
-LIMITS = Limits()
+UTF8_BYTES_PER_CHARACTER_MAX = 4
 MILLISECONDS_MAX = 10 * 365 * 86_400_000
 
 
@@ -89,14 +90,14 @@ def moment(message: Timestamp, field: str) -> datetime:
         raise InvalidRequest("The time is out of range; use the years 1 to 9999.", field=field) from error
 
 
-def outcome_reports(message: pb.Reports) -> tuple[list[Report], list[pb.Refused]]:
+def outcome_reports(message: pb.Reports, limits: Limits) -> tuple[list[Report], list[pb.Refused]]:
     """Return the outcomes among a worker's reports, and refusals of those that cannot be read.
 
     Of several outcomes for one lease the first one counts.
     """
     reports: dict[tuple[int, int], Report] = {}
     refused: list[pb.Refused] = []
-    kinds: Sequence[tuple[Sequence[Any], Callable[[LeaseId, Any], Report]]] = (
+    kinds: Sequence[tuple[Sequence[Any], Callable[[LeaseId, Any, Limits], Report]]] = (
         (message.succeeded, _success),
         (message.failed, _failure),
         (message.released, _release),
@@ -107,7 +108,7 @@ def outcome_reports(message: pb.Reports) -> tuple[list[Report], list[pb.Refused]
         for entry in entries:
             try:
                 lease = decode_lease_id(entry.lease_id)
-                reports.setdefault(lease[:2], read(lease, entry))
+                reports.setdefault(lease[:2], read(lease, entry, limits))
             except (InvalidRequest, PayloadTooLarge) as error:
                 refused.append(
                     pb.Refused(lease_id=entry.lease_id, reason=pb.REFUSAL_REASON_INVALID, outcome=error.message)
@@ -115,49 +116,59 @@ def outcome_reports(message: pb.Reports) -> tuple[list[Report], list[pb.Refused]
     return list(reports.values()), refused
 
 
-def _success(lease: LeaseId, entry: pb.Succeeded) -> Report:
-    result = entry.result
-    return Report(
-        lease, OutcomeKind.SUCCEEDED, milliseconds(entry.run_ms), json_text(result, "result") if result else None
-    )
+def _success(lease: LeaseId, entry: pb.Succeeded, limits: Limits) -> Report:
+    # Most runs have no result: a call is saved.
+    result = json_text(entry.result, "result", limits) if entry.result else None
+    return Report(lease, OutcomeKind.SUCCEEDED, milliseconds(entry.run_ms), result)
 
 
-def _failure(lease: LeaseId, entry: pb.Failed) -> Report:
+def _failure(lease: LeaseId, entry: pb.Failed, limits: Limits) -> Report:
     return Report(
         lease,
         OutcomeKind.FAILED,
         milliseconds(entry.run_ms),
-        error=readable(entry.error) or "failed without a message",
-        error_kind=readable(entry.kind)[:255] or None,
+        error=readable(entry.error, limits.error_bytes_max) or "failed without a message",
+        error_kind=readable(entry.kind, limits.error_bytes_max)[:255] or None,
         delay_ms=milliseconds(entry.retry_after_ms) if entry.HasField("retry_after_ms") else None,
         non_retryable=entry.non_retryable,
     )
 
 
-def _release(lease: LeaseId, entry: pb.Released) -> Report:
+def _release(lease: LeaseId, entry: pb.Released, limits: Limits) -> Report:
     return Report(
-        lease, OutcomeKind.RELEASED, delay_ms=milliseconds(entry.delay_ms), error=readable(entry.reason) or None
+        lease,
+        OutcomeKind.RELEASED,
+        delay_ms=milliseconds(entry.delay_ms),
+        error=readable(entry.reason, limits.error_bytes_max) or None,
     )
 
 
-def _snooze(lease: LeaseId, entry: pb.Snoozed) -> Report:
+def _snooze(lease: LeaseId, entry: pb.Snoozed, limits: Limits) -> Report:
     return Report(
-        lease, OutcomeKind.SNOOZED, delay_ms=milliseconds(entry.delay_ms), error=readable(entry.reason) or None
+        lease,
+        OutcomeKind.SNOOZED,
+        delay_ms=milliseconds(entry.delay_ms),
+        error=readable(entry.reason, limits.error_bytes_max) or None,
     )
 
 
-def _cancellation(lease: LeaseId, entry: pb.Cancelled) -> Report:
-    return Report(lease, OutcomeKind.CANCELLED, milliseconds(entry.run_ms), error=readable(entry.reason) or None)
+def _cancellation(lease: LeaseId, entry: pb.Cancelled, limits: Limits) -> Report:
+    return Report(
+        lease,
+        OutcomeKind.CANCELLED,
+        milliseconds(entry.run_ms),
+        error=readable(entry.reason, limits.error_bytes_max) or None,
+    )
 
 
-def json_text(raw: bytes, field: str) -> str | None:
+def json_text(raw: bytes, field: str, limits: Limits) -> str | None:
     """Return a result or a checkpoint as it is kept; empty means none.
 
     Raises:
         InvalidRequest: It is not JSON that every reader can use.
         PayloadTooLarge: It is over its limit.
     """
-    return checked_json(raw, field, bytes_max=LIMITS.result_bytes_max) if raw else None
+    return checked_json(raw, field, limits, size="result_bytes_max") if raw else None
 
 
 def milliseconds(value: int) -> int:
@@ -165,9 +176,12 @@ def milliseconds(value: int) -> int:
     return min(max(value, 0), MILLISECONDS_MAX)
 
 
-def readable(text: str) -> str:
-    """Return a text that PostgreSQL can keep, cut to what is kept of an error."""
-    return text[:ERROR_CHARACTERS_MAX].replace("\x00", "\N{REPLACEMENT CHARACTER}")
+def readable(text: str, bytes_max: int) -> str:
+    """Return a text that PostgreSQL can keep, cut to so many bytes of UTF-8; never within a character."""
+    kept = text.replace("\x00", "\N{REPLACEMENT CHARACTER}") if "\x00" in text else text
+    if len(kept) * UTF8_BYTES_PER_CHARACTER_MAX > bytes_max:
+        kept = kept.encode()[:bytes_max].decode(errors="ignore")
+    return kept
 
 
 def refusal(settled: Settled) -> pb.Refused:
@@ -183,8 +197,32 @@ def refusal(settled: Settled) -> pb.Refused:
     )
 
 
-def draft(spec: pb.JobSpec, request_key: str = "") -> JobDraft:
-    """Return a submission as a draft for validation."""
+def refuse_unknown(message: Message, path: str = "") -> None:
+    """Refuse fields that this server does not know: what they ask for would silently not happen.
+
+    Args:
+        path: Put before the number of the field, such as `jobs[3].`.
+
+    Raises:
+        InvalidRequest: There is one; names its number.
+    """
+    unknown = UnknownFieldSet(message)
+    if len(unknown):
+        field = f"{path}{unknown[0].field_number}"
+        sentence = (
+            f"{field} is not the number of a field that is taken here; remove it, or ask a server of the version that "
+            "has it (quorra.proto lists all)."
+        )
+        raise InvalidRequest(sentence, problems=[FieldProblem(field, sentence)])
+
+
+def draft(spec: pb.JobSpec, request_key: str = "", *, path: str = "") -> JobDraft:
+    """Return a submission as a draft for validation.
+
+    Raises:
+        InvalidRequest: It has a field that this server does not know, or a time out of range.
+    """
+    refuse_unknown(spec, path)
     return JobDraft(
         id=spec.id or None,
         type=spec.type or None,
@@ -192,17 +230,18 @@ def draft(spec: pb.JobSpec, request_key: str = "") -> JobDraft:
         queue=spec.queue or None,
         priority=spec.priority,
         delay_ms=spec.delay_ms or None,
-        run_at=moment(spec.run_at, "run_at") if spec.HasField("run_at") else None,
+        run_at=moment(spec.run_at, f"{path}run_at") if spec.HasField("run_at") else None,
         max_retries=spec.max_retries if spec.HasField("max_retries") else None,
         unique_key=spec.unique_key or None,
         tags=tuple(spec.tags),
-        backoff=_backoff(spec.backoff) if spec.HasField("backoff") else None,
+        backoff=_backoff(spec.backoff, path) if spec.HasField("backoff") else None,
         timeout_ms=spec.timeout_ms or None,
         request_key=request_key or None,
     )
 
 
-def _backoff(message: pb.Backoff) -> dict[str, Any]:
+def _backoff(message: pb.Backoff, path: str) -> dict[str, Any]:
+    refuse_unknown(message, f"{path}backoff.")
     given = {
         "kind": message.kind,
         "base_seconds": message.base_seconds,

@@ -10,7 +10,7 @@ from quorra_server.domain.errors import InvalidRequest, PayloadTooLarge
 from quorra_server.domain.job import SubmittedJob
 from quorra_server.domain.limits import Limits
 from quorra_server.domain.states import JobStatus
-from quorra_server.domain.validation import parse_id, validate_job, validate_name
+from quorra_server.domain.validation import parse_id, validate_job, validate_name, validate_reason
 from quorra_server.services import Services
 from quorra_server.storage import jobs as store
 from quorra_server.storage import queues
@@ -34,18 +34,22 @@ class JobService(pb_grpc.JobServiceServicer):
 
     async def SubmitJob(self, request: pb.SubmitJobRequest, context: Any) -> pb.SubmitJobResponse:
         """Submit one job."""
-        job = validate_job(convert.draft(request.job, request.idempotency_key), self._limits, path="job.")
+        convert.refuse_unknown(request)
+        draft = convert.draft(request.job, request.idempotency_key, path="job.")
+        job = validate_job(draft, self._limits, path="job.")
         submitted = await self._services.submit.submit_job(job, context.principal)
         return pb.SubmitJobResponse(job=_answers([submitted]).jobs[0])
 
     async def SubmitJobs(self, request: pb.SubmitJobsRequest, context: Any) -> pb.SubmitJobsResponse:
         """Submit a batch, all or nothing."""
+        convert.refuse_unknown(request)
         if len(request.jobs) > self._limits.batch_jobs_max:
             raise PayloadTooLarge(
-                f"There are {len(request.jobs):,} jobs; a batch takes {self._limits.batch_jobs_max:,}.", field="jobs"
+                f"There are {len(request.jobs):,} jobs; a batch takes {self._limits.named('batch_jobs_max')}.",
+                field="jobs",
             )
         jobs = [
-            validate_job(convert.draft(spec), self._limits, path=f"jobs[{position}].")
+            validate_job(convert.draft(spec, path=f"jobs[{position}]."), self._limits, path=f"jobs[{position}].")
             for position, spec in enumerate(request.jobs)
         ]
         submitted = await self._services.submit.submit_jobs(jobs, context.principal)
@@ -60,6 +64,7 @@ class JobService(pb_grpc.JobServiceServicer):
 
     async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.JobDetails:  # noqa: ARG002
         """Read a job, perhaps after it ended."""
+        convert.refuse_unknown(request)
         if not 0 <= request.wait_ms <= WAIT_MS_MAX:
             raise InvalidRequest(f"wait_ms is {request.wait_ms}; use 0 to {WAIT_MS_MAX}.", field="wait_ms")
         job = await self._services.wait.wait_for_end(parse_id(request.id), request.wait_ms / 1000)
@@ -67,9 +72,12 @@ class JobService(pb_grpc.JobServiceServicer):
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:  # noqa: ARG002
         """List jobs, newest first."""
+        convert.refuse_unknown(request)
         size = request.page_size or PAGE_JOBS_DEFAULT
         if not 1 <= size <= self._limits.page_jobs_max:
-            raise InvalidRequest(f"page_size is {size}; use 1 to {self._limits.page_jobs_max}.", field="page_size")
+            raise InvalidRequest(
+                f"page_size is {size}; use 1 to {self._limits.named('page_jobs_max')}.", field="page_size"
+            )
         wanted = JobFilter(
             status=_status(request.status),
             queue=self._clean(request.queue, "queue"),
@@ -87,11 +95,13 @@ class JobService(pb_grpc.JobServiceServicer):
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.JobDetails:  # noqa: ARG002
         """Cancel a job."""
-        reason = convert.readable(request.reason) or None
+        convert.refuse_unknown(request)
+        reason = validate_reason(request.reason)
         return convert.details(await self._services.cancel.cancel_job(parse_id(request.id), reason))
 
     async def RetryJob(self, request: pb.RetryJobRequest, context: Any) -> pb.JobDetails:  # noqa: ARG002
         """Run a failed, delayed or dead job now."""
+        convert.refuse_unknown(request)
         return convert.details(await self._services.retry.retry_job(parse_id(request.id)))
 
     async def ListQueues(self, request: pb.ListQueuesRequest, context: Any) -> pb.ListQueuesResponse:  # noqa: ARG002

@@ -10,6 +10,7 @@ from quorra_proto.v1 import quorra_pb2 as pb
 
 from quorra_server.domain.errors import InvalidRequest, PayloadTooLarge, QuorraError
 from quorra_server.domain.job import LeaseId
+from quorra_server.domain.limits import Limits
 from quorra_server.observability.logging import log_trouble
 from quorra_server.services.lease_ids import decode_lease_id
 from quorra_server.storage import history
@@ -19,18 +20,18 @@ from quorra_server.transports.grpc import convert
 
 log = structlog.get_logger(__name__)
 
-LOG_CHARACTERS_MAX = 4 * 1024
-LOG_LINES_PER_ATTEMPT_MAX = 1_000
+LEVEL_BYTES_MAX = 20
 
 
 class Notes:
     """Keeps what is said on one stream."""
 
-    def __init__(self, pool: Pool, worker: str, principal: str) -> None:
-        """Take where to write, and who speaks: a lease hears its own principal only."""
+    def __init__(self, pool: Pool, worker: str, principal: str, limits: Limits) -> None:
+        """Take where to write, who speaks (a lease hears its own principal only), and how much is kept of it."""
         self._pool = pool
         self._worker = worker
         self._principal = principal
+        self._limits = limits
         self._writes: set[asyncio.Task[None]] = set()
         self._lines: dict[int, dict[int, int]] = defaultdict(lambda: defaultdict(int))
 
@@ -39,7 +40,7 @@ class Notes:
         notes: dict[LeaseId, Note] = {}
         lines: list[LogLine] = []
         with contextlib.suppress(InvalidRequest, PayloadTooLarge):
-            notes = _notes(message)
+            notes = _notes(message, self._limits)
             lines = self._log_lines(message.logs)
         write = asyncio.create_task(self._write(notes, lines))
         self._writes.add(write)
@@ -68,9 +69,9 @@ class Notes:
         for entry in entries:
             lease = decode_lease_id(entry.lease_id)
             position = entry.position or self._next_position(lease)
-            if 0 < position <= LOG_LINES_PER_ATTEMPT_MAX:
-                text = convert.readable(entry.message)[:LOG_CHARACTERS_MAX]
-                ago_ms, level = convert.milliseconds(entry.ago_ms), convert.readable(entry.level)[:20]
+            if 0 < position <= self._limits.log_lines_max:
+                text = convert.readable(entry.message, self._limits.log_line_bytes_max)
+                ago_ms, level = convert.milliseconds(entry.ago_ms), convert.readable(entry.level, LEVEL_BYTES_MAX)
                 lines.append(LogLine(lease, position, ago_ms, level, text))
         return lines
 
@@ -81,15 +82,17 @@ class Notes:
         return of_batch[lease.ordinal]
 
 
-def _notes(message: pb.Reports) -> dict[LeaseId, Note]:
+def _notes(message: pb.Reports, limits: Limits) -> dict[LeaseId, Note]:
     notes: dict[LeaseId, Note] = {}
     for entry in message.progress:
         notes[decode_lease_id(entry.lease_id)] = Note(
-            progress_done=entry.done, progress_total=entry.total, progress_note=convert.readable(entry.note)
+            progress_done=entry.done,
+            progress_total=entry.total,
+            progress_note=convert.readable(entry.note, limits.error_bytes_max),
         )
     for point in message.checkpoints:
         lease = decode_lease_id(point.lease_id)
         said = notes.get(lease, Note())
-        checkpoint = convert.json_text(point.value, "checkpoint")
+        checkpoint = convert.json_text(point.value, "checkpoint", limits)
         notes[lease] = Note(checkpoint, said.progress_done, said.progress_total, said.progress_note)
     return notes

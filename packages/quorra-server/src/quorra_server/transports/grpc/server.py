@@ -12,9 +12,8 @@ from quorra_server.transports.grpc.interceptors import Authenticate, Door
 from quorra_server.transports.grpc.job_service import JobService
 from quorra_server.transports.grpc.worker_service import WorkerService
 
-# A batch of 10,000 jobs or 16 MiB, and some air.
-MESSAGE_BYTES_MAX = 20 * 1024 * 1024
-METADATA_BYTES_MAX = 8 * 1024
+# The fields around the payloads of a batch of full size.
+MESSAGE_AIR_BYTES = 4 * 1024 * 1024
 STREAMS_MAX = 1_000
 SERVICE_NAMES = ("quorra.v1.WorkerService", "quorra.v1.JobService")
 
@@ -42,9 +41,9 @@ class GrpcServer:
         self._server = grpc.aio.server(
             interceptors=[Door(authenticate, limits.streams_per_key_max)],
             options=[
-                ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+                ("grpc.max_receive_message_length", limits.batch_bytes_max + MESSAGE_AIR_BYTES),
                 ("grpc.max_send_message_length", -1),
-                ("grpc.max_metadata_size", METADATA_BYTES_MAX),
+                ("grpc.max_metadata_size", limits.head_bytes_max),
                 ("grpc.max_concurrent_streams", STREAMS_MAX),
                 ("grpc.so_reuseport", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
@@ -52,7 +51,7 @@ class GrpcServer:
             ],
         )
         self._workers = WorkerService(
-            services, database, node=node, version=version, stream_age_seconds=connection_age_seconds
+            services, database, limits, node=node, version=version, stream_age_seconds=connection_age_seconds
         )
         self._health = health.aio.HealthServicer()
         quorra_pb2_grpc.add_WorkerServiceServicer_to_server(self._workers, self._server)

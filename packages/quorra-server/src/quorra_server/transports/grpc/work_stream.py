@@ -19,6 +19,7 @@ from quorra_proto.v1 import quorra_pb2 as pb
 
 from quorra_server.domain.errors import InvalidRequest, QuorraError
 from quorra_server.domain.job import LeaseBatch, LeaseId, Report
+from quorra_server.domain.limits import Limits
 from quorra_server.domain.states import OutcomeKind
 from quorra_server.observability.logging import log_trouble
 from quorra_server.services import Services
@@ -52,6 +53,7 @@ class StreamTerms:
     lease_ms: int
     ping_seconds: float
     age_seconds: float
+    limits: Limits
 
 
 class WorkStream:
@@ -72,7 +74,7 @@ class WorkStream:
         self._tasks: set[asyncio.Task[None]] = set()
         self._next_receipt = 0
         self._answered: set[int] = set()
-        self._notes = Notes(database.fast, terms.worker, terms.principal)
+        self._notes = Notes(database.fast, terms.worker, terms.principal, terms.limits)
         self.stream = Stream(
             worker=terms.worker,
             principal=terms.principal,
@@ -195,7 +197,7 @@ class WorkStream:
 
     def _take_reports(self, message: pb.Reports) -> None:
         self._next_receipt = self._next_receipt or message.sequence
-        reports, refused = convert.outcome_reports(message)
+        reports, refused = convert.outcome_reports(message, self._terms.limits)
         self._services.starts.forget(report.lease for report in reports)
         for entry in message.started:
             with contextlib.suppress(InvalidRequest):  # a start decides nothing: its outcome will be refused

@@ -11,6 +11,7 @@ from quorra_proto.v1 import quorra_pb2_grpc as pb_grpc
 
 from quorra_server.domain.errors import InvalidRequest
 from quorra_server.domain.job import LeaseId, Report
+from quorra_server.domain.limits import Limits, setting_of
 from quorra_server.domain.states import OutcomeKind
 from quorra_server.services import Services
 from quorra_server.services.dispatch import Subscription
@@ -26,12 +27,12 @@ from quorra_server.transports.grpc.work_stream import Context, StreamTerms, Work
 
 log = structlog.get_logger(__name__)
 
-LEASE_SECONDS = (1, 12 * 3600)
 LEASE_SECONDS_DEFAULT = 30
-JOBS_MAX = 10_000
 WAIT_SECONDS_MAX = 60
 QUEUES_MAX = 1_000
-NAME_CHARACTERS_MAX = 255
+LABELS_MAX = 32
+# How much is kept of what a worker says of itself.
+ABOUT_BYTES_MAX = 255
 PING_SECONDS = 5.0
 # Streams that were opened together move on one by one.
 AGE_JITTER = (0.9, 1.1)
@@ -47,9 +48,23 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
     """What workers call. Errors of the domain leave through the interceptor, with their status and code."""
 
     def __init__(
-        self, services: Services, database: Database, *, node: str, version: str, stream_age_seconds: float = 0
+        self,
+        services: Services,
+        database: Database,
+        limits: Limits,
+        *,
+        node: str,
+        version: str,
+        stream_age_seconds: float = 0,
     ) -> None:
-        """Take the verbs, the name and version that workers are told, and when their streams move on (0: never)."""
+        """Take the verbs, and the bounds of what workers may ask and report.
+
+        Args:
+            node: The name that workers are told.
+            version: The version that workers are told.
+            stream_age_seconds: When streams are asked to move on; never if 0.
+        """
+        self._limits = limits
         self._stream_age_seconds = stream_age_seconds
         self._services = services
         self._database = database
@@ -59,21 +74,21 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
 
     async def LeaseJobs(self, request: pb.LeaseRequest, context: Any) -> AsyncIterator[pb.Job]:
         """Lease up to `max_jobs` jobs, stream them and end."""
+        convert.refuse_unknown(request)
         wish = LeaseWish(
-            worker=_name(request.worker_id, "worker_id"),
+            worker=self._name(request.worker_id, "worker_id"),
             principal=context.principal,
-            queues=_plain_queues(request),
-            types=[_name(name, "types") for name in request.types],
-            jobs_max=_within(request.max_jobs or 1, 1, JOBS_MAX, "max_jobs"),
-            lease_ms=1000
-            * _within(request.lease_ttl_seconds or LEASE_SECONDS_DEFAULT, *LEASE_SECONDS, "lease_ttl_seconds"),
+            queues=self._plain_queues(request),
+            types=[self._name(name, "types") for name in request.types],
+            jobs_max=self._jobs(request.max_jobs),
+            lease_ms=1000 * self._lease_seconds(request.lease_ttl_seconds),
             wait_seconds=_within(request.wait_seconds, 0, WAIT_SECONDS_MAX, "wait_seconds"),
         )
         hello = WorkerHello(
             wish.worker,
             boot_id="",
             node=self._node,
-            host=convert.readable(context.peer())[:NAME_CHARACTERS_MAX],
+            host=convert.readable(context.peer(), ABOUT_BYTES_MAX),
             sdk=PLAIN_SDK,
             slots=wish.jobs_max,
             queues=wish.queues,
@@ -85,19 +100,23 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
 
     async def AckJob(self, request: pb.JobAck, context: Any) -> pb.JobAckResponse:
         """Record that a leased job succeeded."""
+        convert.refuse_unknown(request)
         report = Report(
-            _acked_lease(request), OutcomeKind.SUCCEEDED, result=convert.json_text(request.result, "result")
+            _acked_lease(request),
+            OutcomeKind.SUCCEEDED,
+            result=convert.json_text(request.result, "result", self._limits),
         )
         return await self._settle_one(report, context.principal)
 
     async def NackJob(self, request: pb.JobAck, context: Any) -> pb.JobAckResponse:
         """Record that a leased job failed."""
+        convert.refuse_unknown(request)
         if request.retry_after_ms < 0:
             raise InvalidRequest("retry_after_ms is negative; use 0 for the back-off.", field="retry_after_ms")
         report = Report(
             _acked_lease(request),
             OutcomeKind.FAILED,
-            error=convert.readable(request.error_message) or "failed without a message",
+            error=convert.readable(request.error_message, self._limits.error_bytes_max) or "failed without a message",
             delay_ms=min(request.retry_after_ms, convert.MILLISECONDS_MAX) or None,
             non_retryable=request.non_retryable,
         )
@@ -120,8 +139,8 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatReply:
         """Renew leases, and name the ones that are over."""
-        seconds = _within(request.lease_ttl_seconds or LEASE_SECONDS_DEFAULT, *LEASE_SECONDS, "lease_ttl_seconds")
-        worker, boot_id = _name(request.worker_id, "worker_id"), _name(request.boot_id, "boot_id")
+        seconds = self._lease_seconds(request.lease_ttl_seconds)
+        worker, boot_id = self._name(request.worker_id, "worker_id"), self._name(request.boot_id, "boot_id")
         held = [decode_lease_id(text) for text in request.lease_ids]
         for entry in request.started:
             lease, ago_ms = decode_lease_id(entry.lease_id), convert.milliseconds(entry.ago_ms)
@@ -156,26 +175,31 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
 
     def _agree(self, hello: pb.Hello, principal: str) -> tuple[StreamTerms, pb.Welcome]:
         """Clamp the worker's wishes and say which were changed."""
+        limits = self._limits
         wished = hello.lease_ttl_seconds or LEASE_SECONDS_DEFAULT
-        lease_seconds = min(max(wished, LEASE_SECONDS[0]), LEASE_SECONDS[1])
+        lease_seconds = min(max(wished, limits.lease_seconds_min), limits.lease_seconds_max)
         adjusted = []
         if lease_seconds != wished:
-            adjusted.append(f"lease_ttl_seconds: {wished} is out of bounds; the lease is {lease_seconds} s.")
+            bound = "lease_seconds_min" if wished < lease_seconds else "lease_seconds_max"
+            adjusted.append(
+                f"lease_ttl_seconds: {wished} is out of bounds ({setting_of(bound)}); the lease is {lease_seconds} s."
+            )
         subscriptions = [
-            Subscription(_name(queue.name, "queues"), max(queue.slots, 0), max(queue.weight, 0))
+            Subscription(self._name(queue.name, "queues"), max(queue.slots, 0), max(queue.weight, 0))
             for queue in hello.queues
         ] or [Subscription("default")]
         if len(subscriptions) > QUEUES_MAX:
             raise InvalidRequest(f"A stream takes at most {QUEUES_MAX} queues; open several streams.", field="queues")
         terms = StreamTerms(
-            worker=_name(hello.worker_id, "worker_id"),
-            boot_id=_name(hello.boot_id, "boot_id"),
+            worker=self._name(hello.worker_id, "worker_id"),
+            boot_id=self._name(hello.boot_id, "boot_id"),
             principal=principal,
             subscriptions=list({subscription.queue: subscription for subscription in subscriptions}.values()),
-            types=[_name(name, "types") for name in hello.types],
+            types=[self._name(name, "types") for name in hello.types],
             lease_ms=lease_seconds * 1000,
             ping_seconds=PING_SECONDS,
             age_seconds=self._stream_age_seconds * random.uniform(*AGE_JITTER),  # noqa: S311 - jitter, not a secret
+            limits=limits,
         )
         welcome = pb.Welcome(
             server_id=self._node,
@@ -186,6 +210,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
             ),
             ping_interval_ms=int(PING_SECONDS * 1000),
             adjusted=adjusted,
+            result_bytes_max=limits.result_bytes_max,
         )
         return terms, welcome
 
@@ -194,33 +219,53 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
             worker=hello.worker_id,
             boot_id=hello.boot_id,
             node=self._node,
-            host=convert.readable(hello.host)[:NAME_CHARACTERS_MAX],
+            host=convert.readable(hello.host, ABOUT_BYTES_MAX),
             pid=max(hello.pid, 0),
-            sdk=convert.readable(f"{hello.sdk_name} {hello.sdk_version}".strip())[:NAME_CHARACTERS_MAX],
+            sdk=convert.readable(f"{hello.sdk_name} {hello.sdk_version}".strip(), ABOUT_BYTES_MAX),
             slots=max(hello.slots, 0),
             queues=[queue.name for queue in hello.queues] or ["default"],
             types=list(hello.types),
-            labels={convert.readable(key): convert.readable(value) for key, value in list(hello.labels.items())[:32]},
+            labels={
+                convert.readable(key, ABOUT_BYTES_MAX): convert.readable(value, ABOUT_BYTES_MAX)
+                for key, value in list(hello.labels.items())[:LABELS_MAX]
+            },
         )
 
+    def _name(self, value: str, field: str) -> str:
+        if 1 <= len(value) <= self._limits.name_characters_max and value.isprintable():
+            return value
+        raise InvalidRequest(
+            f"{field} needs 1 to {self._limits.named('name_characters_max')} printable characters.", field=field
+        )
 
-def _name(value: str, field: str) -> str:
-    if 1 <= len(value) <= NAME_CHARACTERS_MAX and value.isprintable():
-        return value
-    raise InvalidRequest(f"{field} needs 1 to {NAME_CHARACTERS_MAX} printable characters.", field=field)
+    def _plain_queues(self, request: pb.LeaseRequest) -> Sequence[str]:
+        wanted = ([request.queue] if request.queue else []) + list(request.queues)
+        if len(wanted) > QUEUES_MAX:
+            raise InvalidRequest(f"A request takes at most {QUEUES_MAX} queues.", field="queues")
+        return list(dict.fromkeys(self._name(queue, "queue") for queue in wanted)) or ["default"]
+
+    def _jobs(self, wanted: int) -> int:
+        if 0 <= wanted <= self._limits.lease_jobs_max:
+            return wanted or 1
+        raise InvalidRequest(
+            f"max_jobs is {wanted}; use 1 to {self._limits.named('lease_jobs_max')}.", field="max_jobs"
+        )
+
+    def _lease_seconds(self, wanted: int) -> int:
+        limits, seconds = self._limits, wanted or LEASE_SECONDS_DEFAULT
+        if limits.lease_seconds_min <= seconds <= limits.lease_seconds_max:
+            return seconds
+        raise InvalidRequest(
+            f"lease_ttl_seconds is {seconds}; use {limits.named('lease_seconds_min')} to "
+            f"{limits.named('lease_seconds_max')}.",
+            field="lease_ttl_seconds",
+        )
 
 
 def _within(value: int, low: int, high: int, field: str) -> int:
     if low <= value <= high:
         return value
     raise InvalidRequest(f"{field} is {value}; use {low} to {high}.", field=field)
-
-
-def _plain_queues(request: pb.LeaseRequest) -> Sequence[str]:
-    wanted = ([request.queue] if request.queue else []) + list(request.queues)
-    if len(wanted) > QUEUES_MAX:
-        raise InvalidRequest(f"A request takes at most {QUEUES_MAX} queues.", field="queues")
-    return list(dict.fromkeys(_name(queue, "queue") for queue in wanted)) or ["default"]
 
 
 def _acked_lease(request: pb.JobAck) -> LeaseId:

@@ -32,9 +32,7 @@ async def replay_dead(call: Call[shapes.ReplayBody, None]) -> HTTPResponse:
     limits = call.server.limits
     payload = None
     if call.body.payload is not UNSET:
-        payload = checked_json(
-            bytes(call.body.payload), "payload", bytes_max=limits.payload_bytes_max, object_only=True
-        )
+        payload = checked_json(bytes(call.body.payload), "payload", limits, object_only=True)
     jobs = await call.server.services.replay.replay_jobs(_ids(call.body.ids), payload)
     return reply(shapes.Replayed(len(jobs), [shapes.Job.of(job) for job in jobs]))
 

@@ -13,7 +13,14 @@ from sanic.response import HTTPResponse
 from quorra_server.domain.errors import FieldProblem, InvalidRequest, PayloadTooLarge, QuorraError
 from quorra_server.domain.job import NewJob, SubmittedJob
 from quorra_server.domain.json_text import searchable_json
-from quorra_server.domain.validation import JobDraft, parse_id, validate_job, validate_moment, validate_name
+from quorra_server.domain.validation import (
+    JobDraft,
+    parse_id,
+    validate_job,
+    validate_moment,
+    validate_name,
+    validate_reason,
+)
 from quorra_server.services.cancel import get_job
 from quorra_server.storage import history
 from quorra_server.storage import jobs as store
@@ -38,7 +45,6 @@ IMPORT_CHUNK_JOBS = 500
 IMPORT_CHUNK_BYTES = 4 * 1024 * 1024
 # The fields around a payload of full size.
 LINE_AIR_BYTES = 64 * 1024
-LOG_LINES_MAX = 1_000
 NDJSON = "application/x-ndjson"
 
 Line = tuple[int, bytes]
@@ -72,10 +78,12 @@ async def submit_batch(call: Call[Memory, None]) -> HTTPResponse:
         return await _import(call)
     check_json_type(call.request.headers)
     server = call.server
-    raw = await read_body(call.request, server.limits.batch_bytes_max, call.body)
+    raw = await read_body(
+        call.request, server.limits.batch_bytes_max, call.body, server.limits.named("batch_bytes_max")
+    )
     batch = decode_json(_decode_batch, raw)
     if len(batch.jobs) > server.limits.batch_jobs_max:
-        message = f"There are {len(batch.jobs):,} jobs; a batch takes {server.limits.batch_jobs_max:,}."
+        message = f"There are {len(batch.jobs):,} jobs; a batch takes {server.limits.named('batch_jobs_max')}."
         raise PayloadTooLarge(message, field="jobs")
     jobs = [_job_of(server, body, path=f"jobs[{position}].") for position, body in enumerate(batch.jobs)]
     submitted = await server.services.submit.submit_jobs(jobs, call.principal)
@@ -146,7 +154,11 @@ def _check_lines(server: Server, chunk: list[Line]) -> tuple[list[tuple[int, New
 
 def _decoded_line(server: Server, line: bytes) -> shapes.JobBody:
     if len(line) > _line_bytes_max(server):
-        raise PayloadTooLarge(f"The line has more than {_line_bytes_max(server):,} bytes; send a smaller payload.")
+        raise PayloadTooLarge(
+            f"The line has more than {_line_bytes_max(server):,} bytes, while a payload may have "
+            f"{server.limits.named('payload_bytes_max')}; send a smaller payload.",
+            field="payload",
+        )
     return decode_json(_decode_job, line)
 
 
@@ -201,7 +213,7 @@ async def list_jobs(call: Call[None, shapes.ListQuery]) -> HTTPResponse:
     query = call.query
     payload = query.payload
     if payload is not None:
-        payload = searchable_json(payload, "payload", bytes_max=call.server.limits.payload_bytes_max)
+        payload = searchable_json(payload, "payload", call.server.limits)
     wanted = JobFilter(
         status=query.status,
         queue=_clean(query.queue, "queue", call),
@@ -225,7 +237,7 @@ async def page_of(server: Server, wanted: JobFilter, limit: int, cursor: str | N
         InvalidRequest: The limit or the cursor is out of bounds.
     """
     if not 1 <= limit <= server.limits.page_jobs_max:
-        message = f"limit is {limit}; use 1 to {server.limits.page_jobs_max}."
+        message = f"limit is {limit}; use 1 to {server.limits.named('page_jobs_max')}."
         raise InvalidRequest(message, problems=[FieldProblem("limit", message)])
     after = decode_cursor(cursor, "cursor") if cursor is not None else None
     positions = await store.list_jobs(server.database.main, wanted, limit=limit, after=after)
@@ -262,9 +274,9 @@ async def list_history(call: Call[None, None]) -> HTTPResponse:
 
 
 async def list_logs(call: Call[None, None]) -> HTTPResponse:
-    """Read the log lines of a job."""
+    """Read the last log lines of a job, oldest first: as many as an attempt may have."""
     job_id = await _known_id(call)
-    lines = await history.list_logs(call.server.database.main, job_id, limit=LOG_LINES_MAX)
+    lines = await history.list_logs(call.server.database.main, job_id, limit=call.server.limits.log_lines_max)
     return reply(shapes.Logs([shapes.LogEntry(line.logged_at, line.level, line.message) for line in lines]))
 
 
@@ -275,20 +287,21 @@ async def _known_id(call: Call[Any, Any]) -> UUID:
 
 async def cancel_job(call: Call[shapes.ReasonBody, None]) -> HTTPResponse:
     """Cancel a job; cancelling twice is fine."""
-    reason = _reason(call.body.reason)
+    reason = validate_reason(call.body.reason)
     job = await call.server.services.cancel.cancel_job(parse_id(call.path["job_id"]), reason)
     return reply(shapes.Job.of(job))
 
 
 async def retry_job(call: Call[shapes.ReasonBody, None]) -> HTTPResponse:
     """Run a failed or delayed job now; replay a dead one."""
+    validate_reason(call.body.reason)
     return reply(shapes.Job.of(await call.server.services.retry.retry_job(parse_id(call.path["job_id"]))))
 
 
 async def cancel_matching(call: Call[shapes.BulkBody, None]) -> HTTPResponse:
     """Cancel all jobs that match a filter; a dry run counts them."""
     result = await call.server.services.cancel.cancel_matching(
-        _filter(call), _reason(call.body.reason), dry_run=call.body.dry_run
+        _filter(call), validate_reason(call.body.reason), dry_run=call.body.dry_run
     )
     return reply(shapes.BulkReply(result.matched, result.changed, call.body.dry_run))
 
@@ -309,10 +322,6 @@ def _filter(call: Call[shapes.BulkBody, None]) -> JobFilter:
         created_from=validate_moment(given.created_after, "filter.created_after"),
         created_before=validate_moment(given.created_before, "filter.created_before"),
     )
-
-
-def _reason(text: str | None) -> str | None:
-    return text.replace("\x00", "")[:1_000] if text else None
 
 
 async def reschedule_job(call: Call[shapes.PatchBody, None]) -> HTTPResponse:

@@ -13,10 +13,11 @@ import msgspec
 from sanic.headers import format_http1_response
 from sanic.response import HTTPResponse
 
+from quorra_server.domain.errors import Overloaded
 from quorra_server.transports.rest import shapes
 from quorra_server.transports.rest.jobs import accept_job
 from quorra_server.transports.rest.problems import decode_json, problem_response
-from quorra_server.transports.rest.routes import Server, check_json_type, key_of, reply
+from quorra_server.transports.rest.routes import Memory, Server, check_json_type, key_of, reply
 
 BEGINNING = b"POST /v1/jobs HTTP/1.1\r\n"
 HEAD_BYTES_MAX = 4 * 1024
@@ -69,13 +70,24 @@ def plain_head(buffer: bytearray) -> PlainHead | None:
 class Lane:
     """Answers the requests of the lane."""
 
-    def __init__(self, server: Server, authenticate: Callable[[str | None], str]) -> None:
-        """Take what handlers need, and what knows the keys."""
+    def __init__(self, server: Server, authenticate: Callable[[str | None], str], memory: Memory) -> None:
+        """Take what handlers need, what knows the keys, and what bounds the bodies of all requests."""
+        self._memory = memory
         self._server = server
         self._authenticate = authenticate
 
     async def answer(self, headers: Mapping[str, str], body: bytes) -> bytes:
         """Submit the job of a request and return the whole answer."""
+        try:
+            self._memory.take(len(body))
+        except Overloaded as error:
+            return _encoded(problem_response(error))
+        try:
+            return await self._answer(headers, body)
+        finally:
+            self._memory.give_back(len(body))
+
+    async def _answer(self, headers: Mapping[str, str], body: bytes) -> bytes:
         try:
             principal = self._authenticate(key_of(headers))
             check_json_type(headers)

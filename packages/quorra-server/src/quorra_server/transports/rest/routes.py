@@ -100,8 +100,11 @@ def reply(value: Any, status: int = 200) -> HTTPResponse:
     return HTTPResponse(msgspec.json.encode(value), status=status, content_type="application/json")
 
 
-async def read_body(request: Request, bytes_max: int, memory: Memory) -> bytes:
+async def read_body(request: Request, bytes_max: int, memory: Memory, limit: str) -> bytes:
     """Read a whole body, within its limit, the server's memory and 30 seconds.
+
+    Args:
+        limit: What an error says of the limit: its value and the setting that moves it.
 
     Raises:
         PayloadTooLarge: More than `bytes_max` bytes.
@@ -117,10 +120,16 @@ async def read_body(request: Request, bytes_max: int, memory: Memory) -> bytes:
                 size += len(chunk)
                 chunks.append(chunk)
                 if size > bytes_max:
-                    raise PayloadTooLarge(f"The body has more than {bytes_max:,} bytes; send it in parts.")
+                    raise PayloadTooLarge(
+                        f"The body has more than {bytes_max:,} bytes, because of the limit of {limit}; send it in "
+                        "parts, or with a smaller payload.",
+                        field="body",
+                    )
         return b"".join(chunks)
     except TimeoutError as error:
-        raise InvalidRequest(f"The body did not arrive within {BODY_SECONDS_MAX:g} s.") from error
+        raise InvalidRequest(
+            f"The body did not arrive within {BODY_SECONDS_MAX:g} s; send it faster, or in parts.", field="body"
+        ) from error
     finally:
         memory.give_back(size)
 

@@ -36,7 +36,6 @@ from quorra_server.transports.rest.routes import (
 
 RESPONSE_SECONDS_MAX = 120
 KEEP_ALIVE_SECONDS = 75
-HEADER_BYTES_MAX = 8 * 1024
 # What is still read of a body that was refused, so that its client sees the answer.
 UNWANTED_BODY_BYTES_MAX = 32 * 1024 * 1024
 # A body with one payload of full size and the fields around it.
@@ -65,8 +64,8 @@ class RestServer:
         self._config = config
         self._authenticate = authenticate
         self._memory = Memory(config.limits.bodies_bytes_max)
-        self._app = _sanic_app()
-        self._app.ctx.lane = Lane(self._server, authenticate)
+        self._app = _sanic_app(config.limits.head_bytes_max)
+        self._app.ctx.lane = Lane(self._server, authenticate, self._memory)
         self._app.ctx.admission = Admission(
             config.limits.http_connections_max,
             # Behind a proxy everybody has one address.
@@ -131,7 +130,8 @@ class RestServer:
 
     async def _decoded(self, request: Request, decode: Callable[[bytes], Any], bytes_max: int) -> Any:
         check_json_type(request.headers)
-        return decode_json(decode, await read_body(request, bytes_max, self._memory) or b"{}")
+        limit = self._config.limits.named("payload_bytes_max")
+        return decode_json(decode, await read_body(request, bytes_max, self._memory, limit) or b"{}")
 
     def _bind_documents(self, api: dict[str, Any]) -> None:
         encoded = msgspec.json.encode(api)
@@ -151,7 +151,7 @@ class RestServer:
         self._add("/docs", "GET", docs)
 
 
-def _sanic_app() -> Sanic[Any, Any]:
+def _sanic_app(head_bytes_max: int) -> Sanic[Any, Any]:
     # Sanic keeps a registry of names; several servers may live in one process one after another.
     app: Sanic[Any, Any] = Sanic(f"quorra-{time.monotonic_ns()}", configure_logging=False)
     app.config.update(
@@ -159,7 +159,7 @@ def _sanic_app() -> Sanic[Any, Any]:
         REQUEST_TIMEOUT=int(HEAD_SECONDS_MAX),
         RESPONSE_TIMEOUT=RESPONSE_SECONDS_MAX,
         KEEP_ALIVE_TIMEOUT=KEEP_ALIVE_SECONDS,
-        REQUEST_MAX_HEADER_SIZE=HEADER_BYTES_MAX,
+        REQUEST_MAX_HEADER_SIZE=head_bytes_max,
         REQUEST_MAX_SIZE=UNWANTED_BODY_BYTES_MAX,
         FALLBACK_ERROR_FORMAT="json",
         MOTD=False,

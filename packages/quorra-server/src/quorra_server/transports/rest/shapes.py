@@ -307,7 +307,7 @@ class QueueDetails(Struct):
 class QueueBody(Struct, forbid_unknown_fields=True):
     """Settings of a queue; null means the default."""
 
-    backoff: BackoffBody | None = None
+    backoff: BackoffBody | None
 
 
 class Purged(Struct):

@@ -1,0 +1,10 @@
+-- What the functions for SQL do, no server sees: the deltas that they append say so, and the server that folds them adds them to
+-- its metrics. A function sets the mark for as long as it runs; no insert has to name the column.
+ALTER TABLE quorra.count_deltas
+    ADD COLUMN by_sql boolean NOT NULL DEFAULT coalesce(current_setting('quorra.origin', true), '') = 'sql';
+
+ALTER FUNCTION quorra.enqueue(
+    text, text, text, bigint, double precision, timestamptz, bigint, text, uuid, text[], json, double precision
+) SET quorra.origin = 'sql';
+ALTER FUNCTION quorra.settle_lease(uuid, text, quorra.outcome_kind, text, text, text, bigint, boolean)
+SET quorra.origin = 'sql';
