@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
@@ -9,21 +10,23 @@ from sanic import Sanic
 from sanic.request import Request
 from sanic.response import HTTPResponse
 
-from quorra_server.domain.errors import InvalidRequest, JobNotFound, QuorraError, Unauthenticated
+from quorra_server.domain.errors import InvalidRequest, JobNotFound, QuorraError, StorageUnavailable, Unauthenticated
 from quorra_server.domain.states import JobStatus
 from quorra_server.domain.validation import parse_id
 from quorra_server.services.cancel import get_job
-from quorra_server.storage import history, queues
+from quorra_server.storage import history, queues, workers
 from quorra_server.storage import jobs as store
 from quorra_server.storage.jobs import JobFilter
 from quorra_server.transports.dashboard.sessions import Sessions
 from quorra_server.transports.rest.routes import Memory, Server, read_body
+from quorra_server.transports.rest.workers import SILENT_FOR_AT_MOST
 from quorra_server.transports.status import status_of
 
 COOKIE = "quorra_session"
 REFRESH_SECONDS = 5
 RECENT_JOBS = 25
 FORM_BYTES_MAX = 4_096
+UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 Page = Callable[..., Coroutine[Any, Any, HTTPResponse]]
 
@@ -44,6 +47,7 @@ class Dashboard:
             trim_blocks=True,
             lstrip_blocks=True,
         )
+        self._templates.filters["ago"] = lambda moment: ago(moment, datetime.now(UTC))
 
     def bind(self, app: Sanic[Any, Any]) -> None:
         """Add the pages to an application."""
@@ -76,7 +80,9 @@ class Dashboard:
             try:
                 return await page(request, **path)
             except QuorraError as error:
-                return self._render("error.html", status=status_of(error).http, error=error)
+                # What comes back by itself is looked for by itself.
+                refresh = REFRESH_SECONDS if isinstance(error, StorageUnavailable) else None
+                return self._render("error.html", status=status_of(error).http, error=error, refresh=refresh)
 
         return shown
 
@@ -85,8 +91,19 @@ class Dashboard:
         status = _status(request.args.get("status"))
         positions = await store.list_jobs(self._server.database.main, JobFilter(status=status), limit=RECENT_JOBS)
         jobs = await store.get_jobs(self._server.database.main, [position.job_id for position in positions])
+        totals = {name: sum(by_status[name] for by_status in counts.values()) for name in JobStatus}
         return self._render(
-            "overview.html", refresh=REFRESH_SECONDS, statuses=list(JobStatus), counts=counts, jobs=jobs, chosen=status
+            "overview.html",
+            refresh=REFRESH_SECONDS,
+            statuses=list(JobStatus),
+            totals=totals,
+            waiting=totals[JobStatus.PENDING] + totals[JobStatus.FAILED],
+            counts=counts,
+            workers=await workers.list_workers(self._server.database.main, SILENT_FOR_AT_MOST),
+            jobs=jobs,
+            chosen=status,
+            address=f"{request.scheme}://{request.host}",
+            can_leave=not self._is_open,
         )
 
     async def _job(self, _: Request, job_id: str) -> HTTPResponse:
@@ -96,7 +113,9 @@ class Dashboard:
         except InvalidRequest as error:
             raise JobNotFound(f"There is no job {job_id[:40]}: that is not an id.") from error
         attempts = await history.list_history(database, job.id)
-        return self._render("job.html", refresh=REFRESH_SECONDS, job=job, attempts=attempts)
+        return self._render(
+            "job.html", refresh=REFRESH_SECONDS, job=job, attempts=attempts, can_leave=not self._is_open
+        )
 
     async def _login(self, _: Request) -> HTTPResponse:
         return self._render("login.html", problem=None)
@@ -131,9 +150,7 @@ class Dashboard:
 
     def _render(self, template: str, *, status: int = 200, **values: object) -> HTTPResponse:
         nonce = secrets.token_urlsafe(16)
-        page = self._templates.get_template(template).render(
-            nonce=nonce, version=self._server.version, signed_in=not self._is_open, **values
-        )
+        page = self._templates.get_template(template).render(nonce=nonce, version=self._server.version, **values)
         sources = f"default-src 'none'; style-src 'nonce-{nonce}'"
         return HTTPResponse(
             page,
@@ -146,6 +163,14 @@ class Dashboard:
                 "Cache-Control": "no-store",
             },
         )
+
+
+def ago(moment: datetime, now: datetime) -> str:
+    """Return how long ago a moment was, or how far ahead it is, in the largest whole unit: `3 min ago`, `in 2 h`."""
+    seconds = abs((now - moment).total_seconds())
+    length, unit = next(((length, unit) for length, unit in UNITS if seconds >= length), UNITS[-1])
+    distance = f"{int(seconds / length):,} {unit}"
+    return f"{distance} ago" if moment <= now else f"in {distance}"
 
 
 def _status(text: str | None) -> JobStatus | None:
