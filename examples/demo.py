@@ -33,7 +33,7 @@ BIN = Path(sys.executable).parent
 WORKERS = 2
 THUMBNAIL_WIDTH = 160
 DELAY_SECONDS = 3
-READY_SECONDS_MAX = 60
+READY_SECONDS_MAX = 180
 RUN_SECONDS_MAX = 120
 STOP_SECONDS_MAX = 20
 # File systems allow 255 bytes for a name, and a character has up to four.

@@ -323,6 +323,61 @@ class JobServiceStub(object):
                 request_serializer=quorra__proto_dot_v1_dot_quorra__pb2.ListQueuesRequest.SerializeToString,
                 response_deserializer=quorra__proto_dot_v1_dot_quorra__pb2.ListQueuesResponse.FromString,
                 _registered_method=True)
+        self.RescheduleJob = channel.unary_unary(
+                '/quorra.v1.JobService/RescheduleJob',
+                request_serializer=quorra__proto_dot_v1_dot_quorra__pb2.RescheduleJobRequest.SerializeToString,
+                response_deserializer=quorra__proto_dot_v1_dot_quorra__pb2.JobDetails.FromString,
+                _registered_method=True)
+        self.ListHistory = channel.unary_unary(
+                '/quorra.v1.JobService/ListHistory',
+                request_serializer=quorra__proto_dot_v1_dot_quorra__pb2.ListHistoryRequest.SerializeToString,
+                response_deserializer=quorra__proto_dot_v1_dot_quorra__pb2.ListHistoryResponse.FromString,
+                _registered_method=True)
+        self.ListLogs = channel.unary_unary(
+                '/quorra.v1.JobService/ListLogs',
+                request_serializer=quorra__proto_dot_v1_dot_quorra__pb2.ListLogsRequest.SerializeToString,
+                response_deserializer=quorra__proto_dot_v1_dot_quorra__pb2.ListLogsResponse.FromString,
+                _registered_method=True)
+        self.CancelJobs = channel.unary_unary(
+                '/quorra.v1.JobService/CancelJobs',
+                request_serializer=quorra__proto_dot_v1_dot_quorra__pb2.CancelJobsRequest.SerializeToString,
+                response_deserializer=quorra__proto_dot_v1_dot_quorra__pb2.CancelJobsResponse.FromString,
+                _registered_method=True)
+        self.RetryJobs = channel.unary_unary(
+                '/quorra.v1.JobService/RetryJobs',
+                request_serializer=quorra__proto_dot_v1_dot_quorra__pb2.RetryJobsRequest.SerializeToString,
+                response_deserializer=quorra__proto_dot_v1_dot_quorra__pb2.RetryJobsResponse.FromString,
+                _registered_method=True)
+        self.GetQueue = channel.unary_unary(
+                '/quorra.v1.JobService/GetQueue',
+                request_serializer=quorra__proto_dot_v1_dot_quorra__pb2.GetQueueRequest.SerializeToString,
+                response_deserializer=quorra__proto_dot_v1_dot_quorra__pb2.QueueDetails.FromString,
+                _registered_method=True)
+        self.SetQueue = channel.unary_unary(
+                '/quorra.v1.JobService/SetQueue',
+                request_serializer=quorra__proto_dot_v1_dot_quorra__pb2.SetQueueRequest.SerializeToString,
+                response_deserializer=quorra__proto_dot_v1_dot_quorra__pb2.QueueDetails.FromString,
+                _registered_method=True)
+        self.PurgeQueue = channel.unary_unary(
+                '/quorra.v1.JobService/PurgeQueue',
+                request_serializer=quorra__proto_dot_v1_dot_quorra__pb2.PurgeQueueRequest.SerializeToString,
+                response_deserializer=quorra__proto_dot_v1_dot_quorra__pb2.PurgeQueueResponse.FromString,
+                _registered_method=True)
+        self.ReplayDead = channel.unary_unary(
+                '/quorra.v1.JobService/ReplayDead',
+                request_serializer=quorra__proto_dot_v1_dot_quorra__pb2.ReplayDeadRequest.SerializeToString,
+                response_deserializer=quorra__proto_dot_v1_dot_quorra__pb2.ReplayDeadResponse.FromString,
+                _registered_method=True)
+        self.PurgeDead = channel.unary_unary(
+                '/quorra.v1.JobService/PurgeDead',
+                request_serializer=quorra__proto_dot_v1_dot_quorra__pb2.PurgeDeadRequest.SerializeToString,
+                response_deserializer=quorra__proto_dot_v1_dot_quorra__pb2.PurgeDeadResponse.FromString,
+                _registered_method=True)
+        self.ListWorkers = channel.unary_unary(
+                '/quorra.v1.JobService/ListWorkers',
+                request_serializer=quorra__proto_dot_v1_dot_quorra__pb2.ListWorkersRequest.SerializeToString,
+                response_deserializer=quorra__proto_dot_v1_dot_quorra__pb2.ListWorkersResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer(object):
@@ -378,6 +433,82 @@ class JobServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RescheduleJob(self, request, context):
+        """Changes when, where and how urgently a waiting job runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListHistory(self, request, context):
+        """Each lease of a job and how it ended, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLogs(self, request, context):
+        """The last lines that the handlers of a job logged, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelJobs(self, request, context):
+        """Cancels all jobs that match a filter.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryJobs(self, request, context):
+        """Retries all jobs that match a filter.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetQueue(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetQueue(self, request, context):
+        """Sets the back-off for jobs that bring none of their own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PurgeQueue(self, request, context):
+        """Removes the waiting jobs of a queue.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayDead(self, request, context):
+        """Gives dead jobs a new life, perhaps with another payload.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PurgeDead(self, request, context):
+        """Removes dead jobs for good.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWorkers(self, request, context):
+        """The workers that were heard of lately.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -420,6 +551,61 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.ListQueues,
                     request_deserializer=quorra__proto_dot_v1_dot_quorra__pb2.ListQueuesRequest.FromString,
                     response_serializer=quorra__proto_dot_v1_dot_quorra__pb2.ListQueuesResponse.SerializeToString,
+            ),
+            'RescheduleJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.RescheduleJob,
+                    request_deserializer=quorra__proto_dot_v1_dot_quorra__pb2.RescheduleJobRequest.FromString,
+                    response_serializer=quorra__proto_dot_v1_dot_quorra__pb2.JobDetails.SerializeToString,
+            ),
+            'ListHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHistory,
+                    request_deserializer=quorra__proto_dot_v1_dot_quorra__pb2.ListHistoryRequest.FromString,
+                    response_serializer=quorra__proto_dot_v1_dot_quorra__pb2.ListHistoryResponse.SerializeToString,
+            ),
+            'ListLogs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLogs,
+                    request_deserializer=quorra__proto_dot_v1_dot_quorra__pb2.ListLogsRequest.FromString,
+                    response_serializer=quorra__proto_dot_v1_dot_quorra__pb2.ListLogsResponse.SerializeToString,
+            ),
+            'CancelJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelJobs,
+                    request_deserializer=quorra__proto_dot_v1_dot_quorra__pb2.CancelJobsRequest.FromString,
+                    response_serializer=quorra__proto_dot_v1_dot_quorra__pb2.CancelJobsResponse.SerializeToString,
+            ),
+            'RetryJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryJobs,
+                    request_deserializer=quorra__proto_dot_v1_dot_quorra__pb2.RetryJobsRequest.FromString,
+                    response_serializer=quorra__proto_dot_v1_dot_quorra__pb2.RetryJobsResponse.SerializeToString,
+            ),
+            'GetQueue': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetQueue,
+                    request_deserializer=quorra__proto_dot_v1_dot_quorra__pb2.GetQueueRequest.FromString,
+                    response_serializer=quorra__proto_dot_v1_dot_quorra__pb2.QueueDetails.SerializeToString,
+            ),
+            'SetQueue': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetQueue,
+                    request_deserializer=quorra__proto_dot_v1_dot_quorra__pb2.SetQueueRequest.FromString,
+                    response_serializer=quorra__proto_dot_v1_dot_quorra__pb2.QueueDetails.SerializeToString,
+            ),
+            'PurgeQueue': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeQueue,
+                    request_deserializer=quorra__proto_dot_v1_dot_quorra__pb2.PurgeQueueRequest.FromString,
+                    response_serializer=quorra__proto_dot_v1_dot_quorra__pb2.PurgeQueueResponse.SerializeToString,
+            ),
+            'ReplayDead': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayDead,
+                    request_deserializer=quorra__proto_dot_v1_dot_quorra__pb2.ReplayDeadRequest.FromString,
+                    response_serializer=quorra__proto_dot_v1_dot_quorra__pb2.ReplayDeadResponse.SerializeToString,
+            ),
+            'PurgeDead': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeDead,
+                    request_deserializer=quorra__proto_dot_v1_dot_quorra__pb2.PurgeDeadRequest.FromString,
+                    response_serializer=quorra__proto_dot_v1_dot_quorra__pb2.PurgeDeadResponse.SerializeToString,
+            ),
+            'ListWorkers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWorkers,
+                    request_deserializer=quorra__proto_dot_v1_dot_quorra__pb2.ListWorkersRequest.FromString,
+                    response_serializer=quorra__proto_dot_v1_dot_quorra__pb2.ListWorkersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -638,6 +824,303 @@ class JobService(object):
             '/quorra.v1.JobService/ListQueues',
             quorra__proto_dot_v1_dot_quorra__pb2.ListQueuesRequest.SerializeToString,
             quorra__proto_dot_v1_dot_quorra__pb2.ListQueuesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RescheduleJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorra.v1.JobService/RescheduleJob',
+            quorra__proto_dot_v1_dot_quorra__pb2.RescheduleJobRequest.SerializeToString,
+            quorra__proto_dot_v1_dot_quorra__pb2.JobDetails.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorra.v1.JobService/ListHistory',
+            quorra__proto_dot_v1_dot_quorra__pb2.ListHistoryRequest.SerializeToString,
+            quorra__proto_dot_v1_dot_quorra__pb2.ListHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorra.v1.JobService/ListLogs',
+            quorra__proto_dot_v1_dot_quorra__pb2.ListLogsRequest.SerializeToString,
+            quorra__proto_dot_v1_dot_quorra__pb2.ListLogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorra.v1.JobService/CancelJobs',
+            quorra__proto_dot_v1_dot_quorra__pb2.CancelJobsRequest.SerializeToString,
+            quorra__proto_dot_v1_dot_quorra__pb2.CancelJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorra.v1.JobService/RetryJobs',
+            quorra__proto_dot_v1_dot_quorra__pb2.RetryJobsRequest.SerializeToString,
+            quorra__proto_dot_v1_dot_quorra__pb2.RetryJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetQueue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorra.v1.JobService/GetQueue',
+            quorra__proto_dot_v1_dot_quorra__pb2.GetQueueRequest.SerializeToString,
+            quorra__proto_dot_v1_dot_quorra__pb2.QueueDetails.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetQueue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorra.v1.JobService/SetQueue',
+            quorra__proto_dot_v1_dot_quorra__pb2.SetQueueRequest.SerializeToString,
+            quorra__proto_dot_v1_dot_quorra__pb2.QueueDetails.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeQueue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorra.v1.JobService/PurgeQueue',
+            quorra__proto_dot_v1_dot_quorra__pb2.PurgeQueueRequest.SerializeToString,
+            quorra__proto_dot_v1_dot_quorra__pb2.PurgeQueueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayDead(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorra.v1.JobService/ReplayDead',
+            quorra__proto_dot_v1_dot_quorra__pb2.ReplayDeadRequest.SerializeToString,
+            quorra__proto_dot_v1_dot_quorra__pb2.ReplayDeadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeDead(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorra.v1.JobService/PurgeDead',
+            quorra__proto_dot_v1_dot_quorra__pb2.PurgeDeadRequest.SerializeToString,
+            quorra__proto_dot_v1_dot_quorra__pb2.PurgeDeadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWorkers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorra.v1.JobService/ListWorkers',
+            quorra__proto_dot_v1_dot_quorra__pb2.ListWorkersRequest.SerializeToString,
+            quorra__proto_dot_v1_dot_quorra__pb2.ListWorkersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -122,6 +122,27 @@ class JobServiceStub:
     CancelJob: _grpc.UnaryUnaryMultiCallable[_quorra_pb2.CancelJobRequest, _quorra_pb2.JobDetails]
     RetryJob: _grpc.UnaryUnaryMultiCallable[_quorra_pb2.RetryJobRequest, _quorra_pb2.JobDetails]
     ListQueues: _grpc.UnaryUnaryMultiCallable[_quorra_pb2.ListQueuesRequest, _quorra_pb2.ListQueuesResponse]
+    RescheduleJob: _grpc.UnaryUnaryMultiCallable[_quorra_pb2.RescheduleJobRequest, _quorra_pb2.JobDetails]
+    """Changes when, where and how urgently a waiting job runs."""
+    ListHistory: _grpc.UnaryUnaryMultiCallable[_quorra_pb2.ListHistoryRequest, _quorra_pb2.ListHistoryResponse]
+    """Each lease of a job and how it ended, oldest first."""
+    ListLogs: _grpc.UnaryUnaryMultiCallable[_quorra_pb2.ListLogsRequest, _quorra_pb2.ListLogsResponse]
+    """The last lines that the handlers of a job logged, oldest first."""
+    CancelJobs: _grpc.UnaryUnaryMultiCallable[_quorra_pb2.CancelJobsRequest, _quorra_pb2.CancelJobsResponse]
+    """Cancels all jobs that match a filter."""
+    RetryJobs: _grpc.UnaryUnaryMultiCallable[_quorra_pb2.RetryJobsRequest, _quorra_pb2.RetryJobsResponse]
+    """Retries all jobs that match a filter."""
+    GetQueue: _grpc.UnaryUnaryMultiCallable[_quorra_pb2.GetQueueRequest, _quorra_pb2.QueueDetails]
+    SetQueue: _grpc.UnaryUnaryMultiCallable[_quorra_pb2.SetQueueRequest, _quorra_pb2.QueueDetails]
+    """Sets the back-off for jobs that bring none of their own."""
+    PurgeQueue: _grpc.UnaryUnaryMultiCallable[_quorra_pb2.PurgeQueueRequest, _quorra_pb2.PurgeQueueResponse]
+    """Removes the waiting jobs of a queue."""
+    ReplayDead: _grpc.UnaryUnaryMultiCallable[_quorra_pb2.ReplayDeadRequest, _quorra_pb2.ReplayDeadResponse]
+    """Gives dead jobs a new life, perhaps with another payload."""
+    PurgeDead: _grpc.UnaryUnaryMultiCallable[_quorra_pb2.PurgeDeadRequest, _quorra_pb2.PurgeDeadResponse]
+    """Removes dead jobs for good."""
+    ListWorkers: _grpc.UnaryUnaryMultiCallable[_quorra_pb2.ListWorkersRequest, _quorra_pb2.ListWorkersResponse]
+    """The workers that were heard of lately."""
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
@@ -136,6 +157,27 @@ class JobServiceAsyncStub(JobServiceStub):
     CancelJob: _aio.UnaryUnaryMultiCallable[_quorra_pb2.CancelJobRequest, _quorra_pb2.JobDetails]  # type: ignore[assignment]
     RetryJob: _aio.UnaryUnaryMultiCallable[_quorra_pb2.RetryJobRequest, _quorra_pb2.JobDetails]  # type: ignore[assignment]
     ListQueues: _aio.UnaryUnaryMultiCallable[_quorra_pb2.ListQueuesRequest, _quorra_pb2.ListQueuesResponse]  # type: ignore[assignment]
+    RescheduleJob: _aio.UnaryUnaryMultiCallable[_quorra_pb2.RescheduleJobRequest, _quorra_pb2.JobDetails]  # type: ignore[assignment]
+    """Changes when, where and how urgently a waiting job runs."""
+    ListHistory: _aio.UnaryUnaryMultiCallable[_quorra_pb2.ListHistoryRequest, _quorra_pb2.ListHistoryResponse]  # type: ignore[assignment]
+    """Each lease of a job and how it ended, oldest first."""
+    ListLogs: _aio.UnaryUnaryMultiCallable[_quorra_pb2.ListLogsRequest, _quorra_pb2.ListLogsResponse]  # type: ignore[assignment]
+    """The last lines that the handlers of a job logged, oldest first."""
+    CancelJobs: _aio.UnaryUnaryMultiCallable[_quorra_pb2.CancelJobsRequest, _quorra_pb2.CancelJobsResponse]  # type: ignore[assignment]
+    """Cancels all jobs that match a filter."""
+    RetryJobs: _aio.UnaryUnaryMultiCallable[_quorra_pb2.RetryJobsRequest, _quorra_pb2.RetryJobsResponse]  # type: ignore[assignment]
+    """Retries all jobs that match a filter."""
+    GetQueue: _aio.UnaryUnaryMultiCallable[_quorra_pb2.GetQueueRequest, _quorra_pb2.QueueDetails]  # type: ignore[assignment]
+    SetQueue: _aio.UnaryUnaryMultiCallable[_quorra_pb2.SetQueueRequest, _quorra_pb2.QueueDetails]  # type: ignore[assignment]
+    """Sets the back-off for jobs that bring none of their own."""
+    PurgeQueue: _aio.UnaryUnaryMultiCallable[_quorra_pb2.PurgeQueueRequest, _quorra_pb2.PurgeQueueResponse]  # type: ignore[assignment]
+    """Removes the waiting jobs of a queue."""
+    ReplayDead: _aio.UnaryUnaryMultiCallable[_quorra_pb2.ReplayDeadRequest, _quorra_pb2.ReplayDeadResponse]  # type: ignore[assignment]
+    """Gives dead jobs a new life, perhaps with another payload."""
+    PurgeDead: _aio.UnaryUnaryMultiCallable[_quorra_pb2.PurgeDeadRequest, _quorra_pb2.PurgeDeadResponse]  # type: ignore[assignment]
+    """Removes dead jobs for good."""
+    ListWorkers: _aio.UnaryUnaryMultiCallable[_quorra_pb2.ListWorkersRequest, _quorra_pb2.ListWorkersResponse]  # type: ignore[assignment]
+    """The workers that were heard of lately."""
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -195,5 +237,92 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quorra_pb2.ListQueuesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quorra_pb2.ListQueuesResponse, _abc.Awaitable[_quorra_pb2.ListQueuesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RescheduleJob(
+        self,
+        request: _quorra_pb2.RescheduleJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quorra_pb2.JobDetails, _abc.Awaitable[_quorra_pb2.JobDetails]]:
+        """Changes when, where and how urgently a waiting job runs."""
+
+    @_abc_1.abstractmethod
+    def ListHistory(
+        self,
+        request: _quorra_pb2.ListHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quorra_pb2.ListHistoryResponse, _abc.Awaitable[_quorra_pb2.ListHistoryResponse]]:
+        """Each lease of a job and how it ended, oldest first."""
+
+    @_abc_1.abstractmethod
+    def ListLogs(
+        self,
+        request: _quorra_pb2.ListLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quorra_pb2.ListLogsResponse, _abc.Awaitable[_quorra_pb2.ListLogsResponse]]:
+        """The last lines that the handlers of a job logged, oldest first."""
+
+    @_abc_1.abstractmethod
+    def CancelJobs(
+        self,
+        request: _quorra_pb2.CancelJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quorra_pb2.CancelJobsResponse, _abc.Awaitable[_quorra_pb2.CancelJobsResponse]]:
+        """Cancels all jobs that match a filter."""
+
+    @_abc_1.abstractmethod
+    def RetryJobs(
+        self,
+        request: _quorra_pb2.RetryJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quorra_pb2.RetryJobsResponse, _abc.Awaitable[_quorra_pb2.RetryJobsResponse]]:
+        """Retries all jobs that match a filter."""
+
+    @_abc_1.abstractmethod
+    def GetQueue(
+        self,
+        request: _quorra_pb2.GetQueueRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quorra_pb2.QueueDetails, _abc.Awaitable[_quorra_pb2.QueueDetails]]: ...
+
+    @_abc_1.abstractmethod
+    def SetQueue(
+        self,
+        request: _quorra_pb2.SetQueueRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quorra_pb2.QueueDetails, _abc.Awaitable[_quorra_pb2.QueueDetails]]:
+        """Sets the back-off for jobs that bring none of their own."""
+
+    @_abc_1.abstractmethod
+    def PurgeQueue(
+        self,
+        request: _quorra_pb2.PurgeQueueRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quorra_pb2.PurgeQueueResponse, _abc.Awaitable[_quorra_pb2.PurgeQueueResponse]]:
+        """Removes the waiting jobs of a queue."""
+
+    @_abc_1.abstractmethod
+    def ReplayDead(
+        self,
+        request: _quorra_pb2.ReplayDeadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quorra_pb2.ReplayDeadResponse, _abc.Awaitable[_quorra_pb2.ReplayDeadResponse]]:
+        """Gives dead jobs a new life, perhaps with another payload."""
+
+    @_abc_1.abstractmethod
+    def PurgeDead(
+        self,
+        request: _quorra_pb2.PurgeDeadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quorra_pb2.PurgeDeadResponse, _abc.Awaitable[_quorra_pb2.PurgeDeadResponse]]:
+        """Removes dead jobs for good."""
+
+    @_abc_1.abstractmethod
+    def ListWorkers(
+        self,
+        request: _quorra_pb2.ListWorkersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quorra_pb2.ListWorkersResponse, _abc.Awaitable[_quorra_pb2.ListWorkersResponse]]:
+        """The workers that were heard of lately."""
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

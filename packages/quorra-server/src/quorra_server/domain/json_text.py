@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 
 from quorra_server.domain.errors import FieldProblem, InvalidRequest, PayloadTooLarge
-from quorra_server.domain.limits import Limits
+from quorra_server.domain.limits import Limits, setting_of
 
 # A backslash-u escape of NUL, or of one half of a surrogate pair without the other.
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -43,7 +43,9 @@ def checked_json(
     except UnicodeDecodeError as error:
         raise _refused(field, f"{field} is not valid UTF-8 (byte {error.start}); encode it as UTF-8.") from error
     if raw.count(b"[") + raw.count(b"{") > depth_max and _depth(decoded_text) > depth_max:
-        raise _refused(field, f"{field} is nested deeper than {limits.named('json_depth_max')} levels; flatten it.")
+        raise _refused(
+            field, f"{field} is nested deeper than {depth_max} levels ({setting_of('json_depth_max')}); flatten it."
+        )
     # Most texts have no escapes at all, which one character tells at once.
     if "\\" in decoded_text and (unusable := unusable_character(raw)):
         raise _refused(field, f"{field} is not usable: {unusable}.")
@@ -51,7 +53,7 @@ def checked_json(
     return decoded_text
 
 
-def searchable_json(text: str, field: str, limits: Limits) -> str:
+def searchable_json(text: bytes | str, field: str, limits: Limits) -> str:
     """Return a JSON text unchanged, if payloads can be searched for it.
 
     Raises:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 from uuid import UUID
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from quorra_server.domain.errors import FieldProblem, InvalidRequest
 from quorra_server.domain.ids import new_job_id
@@ -19,6 +19,7 @@ INT32 = (-(2**31), 2**31 - 1)
 RETRIES_DEFAULT = 3
 YEARS = (2000, 9000)
 REASON_CHARACTERS_MAX = 1_000
+IDS_MAX = 1_000
 BACKOFF_KINDS = get_args(BackoffKind)
 Unit = Literal["seconds", "ms"]
 
@@ -103,6 +104,30 @@ def validate_job(draft: JobDraft, limits: Limits, *, path: str = "", unit: Unit 
         request_key=draft.request_key,
         id_is_callers=draft.id is not None,
     )
+
+
+def validate_change(draft: JobDraft, limits: Limits, *, unit: Unit = "ms") -> None:
+    """Check what an operator wants to change of a waiting job: the bounds are those of a submission.
+
+    Args:
+        draft: None, or priority 0, where nothing changes.
+
+    Raises:
+        InvalidRequest: With every problem found.
+    """
+    validate_job(structs.replace(draft, type="any", payload=b"{}"), limits, unit=unit)
+
+
+def validate_ids(texts: Sequence[str], field: str = "ids") -> list[UUID]:
+    """Return the ids that some texts spell.
+
+    Raises:
+        InvalidRequest: There is none, there are too many, or one is not a UUID.
+    """
+    if not 1 <= len(texts) <= IDS_MAX:
+        message = f"There are {len(texts):,} ids; give 1 to {IDS_MAX:,}."
+        raise InvalidRequest(message, problems=[FieldProblem(field, message)])
+    return [parse_id(text, f"{field}[{position}]") for position, text in enumerate(texts)]
 
 
 def validate_backoff(given: Mapping[str, Any], limits: Limits) -> Backoff:
@@ -196,7 +221,9 @@ def _text(
     is_required: bool = False,
 ) -> str:
     if value is None or (is_required and not value):
-        problems.add(field, f"{field} is missing; give 1 to {limits.named(length)} characters.")
+        problems.add(
+            field, f"{field} is missing; give 1 to {getattr(limits, length)} characters ({setting_of(length)})."
+        )
         return ""
     if not 1 <= len(value) <= getattr(limits, length):
         problems.add(field, f"{field} has {len(value):,} characters; give 1 to {limits.named(length)}.")

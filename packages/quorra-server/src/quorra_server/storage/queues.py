@@ -54,7 +54,7 @@ class CountedBySql:
 
 async def fold_counts(executor: Executor, *, limit: int) -> list[CountedBySql]:
     """Fold at most `limit` count deltas into the summary; return what those say that no server saw."""
-    return [_counted_by_sql(**row) for row in await executor.fetch(FOLD_COUNTS, limit)]
+    return [_counted_by_sql(**dict(row.items())) for row in await executor.fetch(FOLD_COUNTS, limit)]
 
 
 def _counted_by_sql(queue: str, waiting: int, held: int, succeeded: int, dead: int) -> CountedBySql:

@@ -13,6 +13,8 @@ RECORD_WORKER = statement("record_worker")
 BEAT_WORKER = statement("beat_worker")
 FORGET_WORKERS = statement("forget_workers")
 LIST_WORKERS = statement("list_workers")
+# Three heartbeats of the default lease, and some air.
+SILENT_FOR_AT_MOST = timedelta(seconds=45)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ async def forget_silent_workers(executor: Executor, silent_for: timedelta) -> No
     await executor.fetch(FORGET_WORKERS, None, None, silent_for)
 
 
-async def list_workers(executor: Executor, silent_for_at_most: timedelta) -> list[LiveWorker]:
+async def list_workers(executor: Executor, silent_for_at_most: timedelta = SILENT_FOR_AT_MOST) -> list[LiveWorker]:
     """List the workers that were heard of lately."""
     rows = await executor.fetch(LIST_WORKERS, silent_for_at_most)
     return [_live(dict(row.items())) for row in rows]

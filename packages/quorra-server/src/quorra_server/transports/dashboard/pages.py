@@ -19,7 +19,6 @@ from quorra_server.storage import jobs as store
 from quorra_server.storage.jobs import JobFilter
 from quorra_server.transports.dashboard.sessions import Sessions
 from quorra_server.transports.rest.routes import Memory, Server, read_body
-from quorra_server.transports.rest.workers import SILENT_FOR_AT_MOST
 from quorra_server.transports.status import status_of
 
 COOKIE = "quorra_session"
@@ -99,7 +98,7 @@ class Dashboard:
             totals=totals,
             waiting=totals[JobStatus.PENDING] + totals[JobStatus.FAILED],
             counts=counts,
-            workers=await workers.list_workers(self._server.database.main, SILENT_FOR_AT_MOST),
+            workers=await workers.list_workers(self._server.database.main),
             jobs=jobs,
             chosen=status,
             address=f"{request.scheme}://{request.host}",

@@ -10,13 +10,15 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from quorra_proto.v1 import quorra_pb2 as pb
 
 from quorra_server.domain.errors import FieldProblem, InvalidRequest, PayloadTooLarge
-from quorra_server.domain.job import JobDetails, LeaseBatch, LeasedJob, LeaseId, Report, Settled
+from quorra_server.domain.job import Attempt, JobDetails, LeaseBatch, LeasedJob, LeaseId, Report, Settled
 from quorra_server.domain.json_text import checked_json
 from quorra_server.domain.limits import Limits
+from quorra_server.domain.retry import Backoff
 from quorra_server.domain.states import OutcomeKind
 from quorra_server.domain.validation import JobDraft
 from quorra_server.services.lease_ids import decode_lease_id, encode_lease_id, lease_id_tail, text_of
 from quorra_server.services.settle import lease_was_lost
+from quorra_server.storage.workers import LiveWorker
 
 UTF8_BYTES_PER_CHARACTER_MAX = 4
 MILLISECONDS_MAX = 10 * 365 * 86_400_000
@@ -234,13 +236,14 @@ def draft(spec: pb.JobSpec, request_key: str = "", *, path: str = "") -> JobDraf
         max_retries=spec.max_retries if spec.HasField("max_retries") else None,
         unique_key=spec.unique_key or None,
         tags=tuple(spec.tags),
-        backoff=_backoff(spec.backoff, path) if spec.HasField("backoff") else None,
+        backoff=backoff_fields(spec.backoff, path) if spec.HasField("backoff") else None,
         timeout_ms=spec.timeout_ms or None,
         request_key=request_key or None,
     )
 
 
-def _backoff(message: pb.Backoff, path: str) -> dict[str, Any]:
+def backoff_fields(message: pb.Backoff, path: str) -> dict[str, Any]:
+    """Return what a client says of a back-off; what it does not say is left out."""
     refuse_unknown(message, f"{path}backoff.")
     given = {
         "kind": message.kind,
@@ -275,4 +278,72 @@ def details(job: JobDetails) -> pb.JobDetails:
         lease_expires_at=timestamp(job.lease_expires_at),
         leased_by=job.leased_by or "",
         tags=job.tags,
+        unique_key=job.unique_key or "",
+        backoff=backoff_message(job.backoff),
+        timeout_ms=job.timeout_ms,
+        dead_because=job.dead_because or "",
+    )
+
+
+def attempt_errors(attempts: Sequence[Attempt]) -> list[pb.AttemptError]:
+    """Return the errors among a job's attempts."""
+    return [
+        pb.AttemptError(
+            attempt=attempt.attempt,
+            generation=attempt.generation,
+            error=attempt.error,
+            kind=attempt.error_kind or "",
+            at=timestamp(attempt.ended_at),
+        )
+        for attempt in attempts
+        if attempt.error is not None
+    ]
+
+
+def backoff_message(backoff: Backoff | None) -> pb.Backoff | None:
+    """Return a back-off rule; None stays absent."""
+    if backoff is None:
+        return None
+    return pb.Backoff(
+        kind=backoff.kind,
+        base_seconds=backoff.base_seconds,
+        max_seconds=backoff.max_seconds,
+        jitter=backoff.jitter,
+    )
+
+
+def history_entry(attempt: Attempt) -> pb.HistoryEntry:
+    """Return a lease of a job and how it ended."""
+    return pb.HistoryEntry(
+        outcome=attempt.kind.value,
+        attempt=attempt.attempt,
+        delivery=attempt.delivery,
+        generation=attempt.generation,
+        worker=attempt.worker,
+        leased_at=timestamp(attempt.leased_at),
+        started_at=timestamp(attempt.started_at),
+        ended_at=timestamp(attempt.ended_at),
+        error=attempt.error or "",
+        error_kind=attempt.error_kind or "",
+        reason=attempt.reason or "",
+        late=attempt.late,
+    )
+
+
+def live_worker(worker: LiveWorker) -> pb.LiveWorker:
+    """Return a worker that was heard of lately."""
+    return pb.LiveWorker(
+        worker_id=worker.worker,
+        boot_id=worker.boot_id,
+        node=worker.node,
+        host=worker.host,
+        pid=worker.pid,
+        version=worker.sdk,
+        slots=worker.slots,
+        running=worker.running,
+        queues=worker.queues,
+        types=worker.types,
+        labels=worker.labels,
+        started_at=timestamp(worker.started_at),
+        last_beat=timestamp(worker.last_beat_at),
     )

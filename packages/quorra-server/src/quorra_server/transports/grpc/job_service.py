@@ -1,4 +1,4 @@
-"""JobService: what producers and operators call over gRPC."""
+"""JobService: what producers call over gRPC; what operators call is in operating.py."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -8,23 +8,24 @@ from quorra_proto.v1 import quorra_pb2_grpc as pb_grpc
 
 from quorra_server.domain.errors import InvalidRequest, PayloadTooLarge
 from quorra_server.domain.job import SubmittedJob
+from quorra_server.domain.json_text import searchable_json
 from quorra_server.domain.limits import Limits
-from quorra_server.domain.states import JobStatus
-from quorra_server.domain.validation import parse_id, validate_job, validate_name, validate_reason
+from quorra_server.domain.validation import parse_id, validate_job, validate_reason
 from quorra_server.services import Services
+from quorra_server.storage import history, queues
 from quorra_server.storage import jobs as store
-from quorra_server.storage import queues
 from quorra_server.storage.database import Database
 from quorra_server.storage.jobs import JobFilter
 from quorra_server.transports.grpc import convert
+from quorra_server.transports.grpc.operating import Operating, moment_of, status_filter
 from quorra_server.transports.pages import decode_cursor, encode_cursor
 
 PAGE_JOBS_DEFAULT = 50
 WAIT_MS_MAX = 60_000
 
 
-class JobService(pb_grpc.JobServiceServicer):
-    """Offers what REST offers to producers. Errors leave through the interceptor, with their status and code."""
+class JobService(Operating, pb_grpc.JobServiceServicer):
+    """Offers what REST offers. Errors leave through the interceptor, with their status and code."""
 
     def __init__(self, services: Services, database: Database, limits: Limits) -> None:
         """Take the verbs, and the bounds of what may be submitted."""
@@ -68,7 +69,18 @@ class JobService(pb_grpc.JobServiceServicer):
         if not 0 <= request.wait_ms <= WAIT_MS_MAX:
             raise InvalidRequest(f"wait_ms is {request.wait_ms}; use 0 to {WAIT_MS_MAX}.", field="wait_ms")
         job = await self._services.wait.wait_for_end(parse_id(request.id), request.wait_ms / 1000)
-        return convert.details(job)
+        details = convert.details(job)
+        if job.last_error is not None:
+            details.errors.extend(convert.attempt_errors(await history.list_history(self._database.main, job.id)))
+        if job.started_at is not None:
+            note = (await history.find_notes(self._database.main, [job.id])).get(job.id)
+            if note is not None and note.progress_done is not None:
+                details.progress.CopyFrom(
+                    pb.JobProgress(
+                        done=note.progress_done, total=note.progress_total or 0, note=note.progress_note or ""
+                    )
+                )
+        return details
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:  # noqa: ARG002
         """List jobs, newest first."""
@@ -79,10 +91,13 @@ class JobService(pb_grpc.JobServiceServicer):
                 f"page_size is {size}; use 1 to {self._limits.named('page_jobs_max')}.", field="page_size"
             )
         wanted = JobFilter(
-            status=_status(request.status),
+            status=status_filter(request.status, "status"),
             queue=self._clean(request.queue, "queue"),
             type=self._clean(request.type, "type"),
             tag=self._clean(request.tag, "tag"),
+            created_from=moment_of(request, "created_after"),
+            created_before=moment_of(request, "created_before"),
+            payload=self._searched(request.payload),
         )
         after = decode_cursor(request.page_token, "page_token") if request.page_token else None
         positions = await store.list_jobs(self._database.main, wanted, limit=size, after=after)
@@ -90,8 +105,8 @@ class JobService(pb_grpc.JobServiceServicer):
         token = encode_cursor(positions[-1]) if len(positions) == size else ""
         return pb.ListJobsResponse(jobs=[convert.details(job) for job in jobs], next_page_token=token)
 
-    def _clean(self, value: str, field: str) -> str | None:
-        return validate_name(value, field, self._limits) if value else None
+    def _searched(self, payload: bytes) -> str | None:
+        return searchable_json(payload, "payload", self._limits) if payload else None
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.JobDetails:  # noqa: ARG002
         """Cancel a job."""
@@ -125,13 +140,3 @@ def _answers(submitted: Sequence[SubmittedJob]) -> pb.SubmitJobsResponse:
     for job in submitted:
         response.jobs.add(id=str(job.id), status=job.status, run_at=moments[job.run_at], existing=job.existing)
     return response
-
-
-def _status(text: str) -> JobStatus | None:
-    if not text:
-        return None
-    try:
-        return JobStatus(text)
-    except ValueError as error:
-        names = ", ".join(status.value for status in JobStatus)
-        raise InvalidRequest(f"status is {text!r}; use one of {names}.", field="status") from error

@@ -235,7 +235,9 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
         if 1 <= len(value) <= self._limits.name_characters_max and value.isprintable():
             return value
         raise InvalidRequest(
-            f"{field} needs 1 to {self._limits.named('name_characters_max')} printable characters.", field=field
+            f"{field} needs 1 to {self._limits.name_characters_max} printable characters "
+            f"({setting_of('name_characters_max')}).",
+            field=field,
         )
 
     def _plain_queues(self, request: pb.LeaseRequest) -> Sequence[str]:

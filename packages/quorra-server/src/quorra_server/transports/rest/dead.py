@@ -1,20 +1,16 @@
 """Routes of the dead-letter queue: list, replay, purge."""
 
-from uuid import UUID
-
 from msgspec import UNSET
 from sanic.response import HTTPResponse
 
 from quorra_server.domain.errors import FieldProblem, InvalidRequest
 from quorra_server.domain.json_text import checked_json
 from quorra_server.domain.states import JobStatus
-from quorra_server.domain.validation import parse_id, validate_moment, validate_name
+from quorra_server.domain.validation import validate_ids, validate_moment, validate_name
 from quorra_server.storage.jobs import JobFilter
 from quorra_server.transports.rest import shapes
 from quorra_server.transports.rest.jobs import page_of
 from quorra_server.transports.rest.routes import Call, Route, reply
-
-IDS_MAX = 1_000
 
 
 async def list_dead(call: Call[None, shapes.DeadQuery]) -> HTTPResponse:
@@ -33,7 +29,7 @@ async def replay_dead(call: Call[shapes.ReplayBody, None]) -> HTTPResponse:
     payload = None
     if call.body.payload is not UNSET:
         payload = checked_json(bytes(call.body.payload), "payload", limits, object_only=True)
-    jobs = await call.server.services.replay.replay_jobs(_ids(call.body.ids), payload)
+    jobs = await call.server.services.replay.replay_jobs(validate_ids(call.body.ids), payload)
     return reply(shapes.Replayed(len(jobs), [shapes.Job.of(job) for job in jobs]))
 
 
@@ -45,17 +41,10 @@ async def purge_dead(call: Call[shapes.PurgeDeadBody, None]) -> HTTPResponse:
         raise InvalidRequest(message, problems=[FieldProblem("ids", message)])
     purge = call.server.services.purge
     if body.ids is not None:
-        return reply(shapes.Purged(await purge.purge_dead(_ids(body.ids))))
+        return reply(shapes.Purged(await purge.purge_dead(validate_ids(body.ids))))
     before = validate_moment(body.before, "before")
     assert before is not None
     return reply(shapes.Purged(await purge.purge_dead_before(before)))
-
-
-def _ids(texts: list[str]) -> list[UUID]:
-    if not 1 <= len(texts) <= IDS_MAX:
-        message = f"There are {len(texts)} ids; give 1 to {IDS_MAX}."
-        raise InvalidRequest(message, problems=[FieldProblem("ids", message)])
-    return [parse_id(text, f"ids[{position}]") for position, text in enumerate(texts)]
 
 
 ROUTES = (

@@ -16,6 +16,7 @@ from quorra_server.domain.json_text import searchable_json
 from quorra_server.domain.validation import (
     JobDraft,
     parse_id,
+    validate_change,
     validate_job,
     validate_moment,
     validate_name,
@@ -330,11 +331,8 @@ async def reschedule_job(call: Call[shapes.PatchBody, None]) -> HTTPResponse:
     if not any(value is not None for value in msgspec.structs.astuple(body)):
         message = "There is nothing to change; give run_at, delay_seconds, priority, queue or max_retries."
         raise InvalidRequest(message, problems=[FieldProblem("body", message)])
-    # The same bounds as for a submission; what is not changed passes with its default.
-    validate_job(
+    validate_change(
         JobDraft(
-            type="any",
-            payload=b"{}",
             queue=body.queue,
             priority=body.priority or 0,
             delay_ms=None if body.delay_seconds is None else body.delay_seconds * 1000,

@@ -21,6 +21,9 @@ PROBLEM_TITLES = {
     429: "Too busy",
     503: "The database cannot be reached",
 }
+# What each route may answer that needs the database, and each that takes a body.
+ANY_ERRORS = (503,)
+BODY_ERRORS = (400, 413, 429)
 
 
 def document(routes: Sequence[Route], version: str) -> dict[str, Any]:
@@ -88,5 +91,6 @@ def _responses(route: Route, by_type: dict[Any, Any]) -> dict[str, Any]:
         good["content"] = {"application/json": {"schema": by_type[route.reply]}}
     problem = {"content": {CONTENT_TYPE: {"schema": by_type[shapes.Problem]}}}
     responses = {str(route.status): good}
-    responses.update({str(status): {"description": PROBLEM_TITLES[status], **problem} for status in route.errors})
+    errors = {*route.errors, *(() if route.is_open else ANY_ERRORS), *(BODY_ERRORS if route.body is not None else ())}
+    responses.update({str(status): {"description": PROBLEM_TITLES[status], **problem} for status in sorted(errors)})
     return responses

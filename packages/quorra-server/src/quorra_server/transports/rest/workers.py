@@ -1,20 +1,15 @@
 """The route of workers: who lives."""
 
-from datetime import timedelta
-
 from sanic.response import HTTPResponse
 
 from quorra_server.storage import workers
 from quorra_server.transports.rest import shapes
 from quorra_server.transports.rest.routes import Call, Route, reply
 
-# Three heartbeats of the default lease, and some air.
-SILENT_FOR_AT_MOST = timedelta(seconds=45)
-
 
 async def list_workers(call: Call[None, None]) -> HTTPResponse:
     """List the workers that were heard of lately."""
-    live = await workers.list_workers(call.server.database.main, SILENT_FOR_AT_MOST)
+    live = await workers.list_workers(call.server.database.main)
     return reply(
         shapes.WorkerList(
             [
