@@ -88,7 +88,7 @@ def test_a_timeout_that_only_the_handler_has_ends_the_renewals_of_its_lease(
     with start_worker(server, module, tmp_path):
         eventually_sync((tmp_path / "hangs").exists, "the handler hangs")
         with start_worker(server, QUICK, tmp_path):
-            done = rest.ended(job_id)
+            done = rest.ended(job_id, 60)
         (tmp_path / "let-go").touch()
 
     assert ("succeeded", 2, 2) == (done["status"], done["attempts"], done["result"])
