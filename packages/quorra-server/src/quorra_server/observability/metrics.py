@@ -66,6 +66,19 @@ class Metrics:
             "quorra_runs_timed_out_total", "Runs ended by the server because their worker did not stop them", "queue"
         )
         self.stale_acks = self._counter("quorra_stale_acks_total", "Reports refused because the lease was lost")
+        self.failovers = self._counter("quorra_failovers_total", "Changes of the primary that this server noticed")
+        self.lost_jobs = self._counter(
+            "quorra_lost_jobs_total", "Submissions that were acknowledged and are gone after a failover"
+        )
+        self.lost_outcomes = self._counter(
+            "quorra_lost_outcomes_total", "Outcomes that were accepted and are gone after a failover"
+        )
+        self.timeline = Gauge(
+            "quorra_database_timeline",
+            "The timeline of the primary; a promotion or a restore begins the next one",
+            registry=self.counted,
+            multiprocess_mode="livemin",
+        )
         self.queue_length = Gauge(
             "quorra_job_queue_length", "Jobs by queue and status", ["queue", "status"], registry=self.asked
         )

@@ -40,8 +40,13 @@ class HealthService:
         else:
             if health.is_standby:
                 problems.append("PostgreSQL is a standby and takes no writes.")
-            if health.version != self._needed:
+            if health.version < self._needed:
                 problems.append(
                     f"The schema has version {health.version}, needed is {self._needed}: run `quorra-server migrate`."
+                )
+            if health.serves > self._needed:
+                problems.append(
+                    f"The schema has version {health.version} and serves servers of version {health.serves} and later; "
+                    f"this one is of version {self._needed}: replace it by a newer one."
                 )
         return Readiness(ready=not problems, problems=problems)

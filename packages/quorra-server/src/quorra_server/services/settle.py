@@ -12,6 +12,7 @@ from typing import NamedTuple
 from quorra_server.domain.job import Report, Settled
 from quorra_server.domain.states import JobStatus, OutcomeKind
 from quorra_server.observability.metrics import Metrics
+from quorra_server.services.acknowledged import Acknowledged
 from quorra_server.services.wakeups import Wakeups
 from quorra_server.storage import leases
 from quorra_server.storage.database import Pool
@@ -44,11 +45,12 @@ class _Answer(NamedTuple):
 class SettleService:
     """Settles reports in groups, and tells the rest of the server what follows from them."""
 
-    def __init__(self, pool: Pool, wakeups: Wakeups, metrics: Metrics) -> None:
+    def __init__(self, pool: Pool, wakeups: Wakeups, metrics: Metrics, acknowledged: Acknowledged) -> None:
         """Take the pool that nothing else can starve."""
         self._pool = pool
         self._wakeups = wakeups
         self._metrics = metrics
+        self._acknowledged = acknowledged
         self._waiting: list[_Waiting] = []
         self._runners: set[asyncio.Task[None]] = set()
 
@@ -147,6 +149,13 @@ class SettleService:
         self, reports: Sequence[Report], ended: Sequence[EndedMembers], refused: dict[Member, Settled]
     ) -> None:
         """Count, wake up whoever can lease what is ready again, and answer whoever waits for an end."""
+        self._acknowledged.outcomes(
+            [
+                (report.lease.job_hex, report.lease.batch)
+                for report in reports
+                if not refused or report.lease[:2] not in refused
+            ]
+        )
         for alike in ended:
             self._count(alike)
             if alike.retry_at is not None:

@@ -14,6 +14,7 @@ from quorra_server.domain.errors import Conflict, KeyReused
 from quorra_server.domain.job import JobDetails, NewJob, SubmittedJob
 from quorra_server.domain.states import JobStatus
 from quorra_server.observability.metrics import Metrics
+from quorra_server.services.acknowledged import Acknowledged
 from quorra_server.services.wakeups import Wakeups
 from quorra_server.storage import jobs as store
 from quorra_server.storage import keys
@@ -29,11 +30,12 @@ CLAIM_ROUNDS_MAX = 3
 class SubmitService:
     """Accepts validated jobs, alone or in batches."""
 
-    def __init__(self, pool: Pool, wakeups: Wakeups, metrics: Metrics) -> None:
+    def __init__(self, pool: Pool, wakeups: Wakeups, metrics: Metrics, acknowledged: Acknowledged) -> None:
         """Take the pool to write through, and whom to tell."""
         self._pool = pool
         self._wakeups = wakeups
         self._metrics = metrics
+        self._acknowledged = acknowledged
         self._waiting: list[tuple[NewJob, asyncio.Future[SubmittedJob]]] = []
         self._runners: set[asyncio.Task[None]] = set()
 
@@ -72,6 +74,7 @@ class SubmitService:
             )
             fresh = [job for job in _distinct(jobs) if job.id in created]
             self._follow_up(fresh, [created[job.id] for job in fresh])
+            self._acknowledged.jobs([answer.id for answer in answers])
             return answers
         return await self._submit_new(jobs)
 
@@ -79,6 +82,7 @@ class SubmitService:
         """Submit jobs that cannot exist already."""
         due = await store.submit_jobs(self._pool, jobs)
         self._follow_up(jobs, due)
+        self._acknowledged.jobs([job.id for job in jobs])
         return [SubmittedJob(job.id, JobStatus.PENDING, run_at) for job, run_at in zip(jobs, due, strict=True)]
 
     async def _run(self) -> None:

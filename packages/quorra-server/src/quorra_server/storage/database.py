@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import asyncpg
 
 from quorra_server.domain.errors import OutcomeUnknown, QuorraError, StorageUnavailable
 from quorra_server.storage.breaker import Breaker
+from quorra_server.storage.primary import Connection, Life, Primary
 from quorra_server.storage.sqlstates import Meaning, meaning_of
 
 
@@ -106,7 +108,11 @@ def translate(error: BaseException, *, was_sent: bool = True) -> QuorraError | K
     )
 
 
-class _Connection(asyncpg.Connection):  # type: ignore[misc]
+class NotReplicated(OSError):
+    """A commit was answered before a standby had it, although one must: nobody knows whether it will last."""
+
+
+class _Connection(Connection):
     """A connection that is given back as it is: nothing here changes a session, so nothing needs to be reset.
 
     The driver's reset is a round trip after each statement. An open transaction is rolled back all the same.
@@ -120,14 +126,18 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]
 class Pool:
     """A bounded pool of connections; every statement is its own transaction unless `transaction` says otherwise."""
 
-    def __init__(self, settings: PoolSettings, door: Breaker | None = None) -> None:
+    def __init__(self, settings: PoolSettings, door: Breaker | None = None, primary: Primary | None = None) -> None:
         """Remember how to connect; nothing is opened before it is needed.
 
         Args:
             settings: How to connect.
             door: What new connections pass; pools of one server share it, so that one of them tries for all.
+            primary: Opens them; pools of one server share it, so that one of them notices a failover for all.
         """
         self._settings = settings
+        self._primary = primary or Primary(settings.dsn)
+        self._primary.follow(self._let_go)
+        self._open: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._pool: asyncpg.Pool | None = None
         self._door = door or Breaker()
         # What statements pass: PostgreSQL can refuse them on connections that stand, as when its disk is full.
@@ -139,7 +149,7 @@ class Pool:
         settings = self._settings
         session = SESSION if settings.prepared_statements else None
         self._pool = await asyncpg.create_pool(
-            settings.dsn,
+            connect=self._connect,
             min_size=0,
             max_size=settings.connections_max,
             statement_cache_size=256 if settings.prepared_statements else 0,
@@ -151,6 +161,19 @@ class Pool:
             server_settings=session,
             reset=_keep_session,
         )
+
+    async def _connect(self, *_: object, **options: Any) -> Connection:
+        connection = await self._primary.connect(**options)
+        self._open.add(connection)
+        return connection
+
+    def _let_go(self, life: Life) -> None:
+        """End the connections to earlier lives: what they are asked now is for nobody, or never answered."""
+        for connection in list(self._open):
+            if connection.life != life:
+                connection.terminate()
+        self._door.close()
+        self._breaker.close()
 
     async def close(self) -> None:
         """Close all connections; those in use are given two seconds to finish."""
@@ -184,6 +207,7 @@ class Pool:
         async def run() -> list[Row]:
             async with self._connection() as connection:
                 rows: list[Row] = await connection.fetch(sql, *arguments)
+                _see_that_it_lasts(connection)
                 return rows
 
         return await self._repeating(run)
@@ -202,6 +226,7 @@ class Pool:
                 async with connection.transaction():
                     yield connection
                     is_committing = True
+                _see_that_it_lasts(connection)
             except Exception as error:
                 if _is_cancelled():
                     # Rolling back failed after a cancellation: what the caller must hear of is still the cancellation.
@@ -271,6 +296,8 @@ class Pool:
             self.waiting -= 1
         if opens_door:
             self._door.close()
+        if connection.is_doubtful:
+            connection.forget_doubt()
         return connection
 
     def _note_no_connection(self, pool: asyncpg.Pool, error: Exception) -> None:
@@ -297,6 +324,17 @@ class Pool:
         elif meaning not in (Meaning.BUG, Meaning.TAKEN):
             self._breaker.say("database_error", error)
         return translate(error, was_sent=was_sent) or error
+
+
+def _see_that_it_lasts(connection: Connection) -> None:
+    """Raise if the commit that was just answered is on no standby, although PostgreSQL was told to wait for one.
+
+    A timeout, or somebody's pg_cancel_backend, ends the wait with a warning, and the commit is answered as any other.
+    """
+    if connection.is_doubtful:
+        # The pool's proxy of a connection takes no attributes: this one is not used again.
+        connection.terminate()
+        raise NotReplicated("The commit was not confirmed by a standby.")
 
 
 async def _pause_before_repeat() -> None:

@@ -9,10 +9,16 @@ CHECK_HEALTH = statement("check_health")
 
 
 class DatabaseHealth(NamedTuple):
-    """What the database says of itself; `version` is its schema's."""
+    """What the database says of itself.
+
+    Attributes:
+        version: Its schema's.
+        serves: The oldest schema version whose servers work on it.
+    """
 
     is_standby: bool
     version: int
+    serves: int
 
 
 async def check_health(executor: Executor) -> DatabaseHealth:

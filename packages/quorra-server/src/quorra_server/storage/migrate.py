@@ -1,5 +1,8 @@
 """Bring the schema `quorra` up to the version that this server needs: numbered files, forward only."""
 
+import asyncio
+import random
+import re
 from dataclasses import dataclass
 
 import asyncpg
@@ -10,7 +13,10 @@ from quorra_server.storage.statements import MIGRATIONS_FOLDER, sql_files
 
 # Any constant: it only has to be the same in every server, so that one migrates and the others wait.
 MIGRATION_LOCK = 7_310_862_514
-LOCK_TIMEOUT_SECONDS = 5
+# While a step waits for a lock, everybody else waits behind it: it gives up soon, lets them pass, and tries again.
+LOCK_TIMEOUT_SECONDS = 1
+LOCK_TRIES_MAX = 60
+LOCK_PAUSE_SECONDS = (0.5, 1.5)
 PARTITION_DAYS_AHEAD = 8
 
 CONNECTION_ERRORS: tuple[type[Exception], ...] = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
@@ -23,26 +29,46 @@ CREATE TABLE IF NOT EXISTS quorra.migrations (
     applied_at timestamptz NOT NULL DEFAULT now()
 );
 """
+HAS_SERVES = """
+SELECT EXISTS (
+    SELECT FROM pg_attribute WHERE attrelid = 'quorra.migrations'::regclass AND attname = 'serves' AND NOT attisdropped
+)
+"""
+ADD_SERVES = "ALTER TABLE quorra.migrations ADD COLUMN serves integer"
+SERVES = re.compile(r"^-- serves: (\d+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One numbered step; `number` is the four digits that its file name begins with."""
+    """One numbered step.
+
+    Attributes:
+        number: The four digits that its file name begins with.
+        serves: The oldest schema version whose servers still work after it, so that they can be replaced one by one:
+            what a line `-- serves: N` of the file says, else only its own.
+    """
 
     number: int
     name: str
     sql: str
+    serves: int
 
 
 def migrations() -> list[Migration]:
     """Return all steps in order."""
-    return [Migration(number=int(name[:4]), name=name[5:], sql=sql) for name, sql in sql_files(MIGRATIONS_FOLDER)]
+    return [_migration(name, sql) for name, sql in sql_files(MIGRATIONS_FOLDER)]
+
+
+def _migration(file: str, sql: str) -> Migration:
+    number, serves = int(file[:4]), SERVES.search(sql)
+    return Migration(number, file[5:], sql, int(serves[1]) if serves else number)
 
 
 async def migrate(dsn: str, roles: Roles | None = None) -> list[str]:
     """Apply the steps that are missing, each in its own transaction, and return their names.
 
-    Safe to run at any time and from several servers at once: the others wait for the first.
+    Safe to run at any time, under load, and from several servers at once: the others wait for the first. A step that
+    does not get its locks within a second lets everybody pass and tries again, for about two minutes.
 
     Args:
         roles: Whom to give the rights that they need; nobody but the owner by default.
@@ -65,24 +91,46 @@ async def migrate(dsn: str, roles: Roles | None = None) -> list[str]:
 
 async def _apply_missing(connection: asyncpg.Connection) -> list[str]:
     applied: list[str] = []
-    while True:
-        async with connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
-            await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")
-            await connection.execute(CREATE_LEDGER)
-            step = _next_step(await schema_version(connection))
-            if step is None:
-                await connection.execute(
-                    "SELECT quorra.make_partitions((now() AT TIME ZONE 'UTC')::date, $1)",
-                    PARTITION_DAYS_AHEAD,
-                )
-                return applied
-            await connection.execute(step.sql)
-            await connection.execute(REVOKE_PUBLIC)
+    while (step := await _apply_next_patiently(connection)) is not None:
+        applied.append(f"{step.number:04d}_{step.name}")
+    return applied
+
+
+async def _apply_next_patiently(connection: asyncpg.Connection) -> Migration | None:
+    for attempt in range(1, LOCK_TRIES_MAX + 1):
+        try:
+            return await _apply_next(connection)
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+            if attempt == LOCK_TRIES_MAX:
+                raise
+        await asyncio.sleep(random.uniform(*LOCK_PAUSE_SECONDS))  # noqa: S311 - jitter, not a secret
+    raise AssertionError("unreachable")
+
+
+async def _apply_next(connection: asyncpg.Connection) -> Migration | None:
+    """Apply the next step that is missing, if there is one; after the last one make the partitions of the next days."""
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
+        await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")
+        await connection.execute(CREATE_LEDGER)
+        if not await connection.fetchval(HAS_SERVES):
+            await connection.execute(ADD_SERVES)
+        step = _next_step(await schema_version(connection))
+        if step is None:
             await connection.execute(
-                "INSERT INTO quorra.migrations (number, name) VALUES ($1, $2)", step.number, step.name
+                "SELECT quorra.make_partitions((now() AT TIME ZONE 'UTC')::date, $1)",
+                PARTITION_DAYS_AHEAD,
             )
-            applied.append(f"{step.number:04d}_{step.name}")
+            return None
+        await connection.execute(step.sql)
+        await connection.execute(REVOKE_PUBLIC)
+        await connection.execute(
+            "INSERT INTO quorra.migrations (number, name, serves) VALUES ($1, $2, $3)",
+            step.number,
+            step.name,
+            step.serves,
+        )
+        return step
 
 
 def _next_step(version: int) -> Migration | None:

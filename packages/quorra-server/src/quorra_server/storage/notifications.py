@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 
-from quorra_server.storage.database import PoolSettings
+from quorra_server.storage.primary import Primary
 
 CHANNEL = "quorra_wakeups"
 # pg_notify refuses 8000 bytes and more.
@@ -20,10 +20,11 @@ class PostgresPath:
 
     name = "postgres"
 
-    def __init__(self, settings: PoolSettings) -> None:
-        """Remember how to connect."""
-        self._settings = settings
+    def __init__(self, primary: Primary) -> None:
+        """Take what opens connections."""
+        self._primary = primary
         self._connection: asyncpg.Connection | None = None
+        primary.follow(lambda _: self._let_go())
 
     async def messages(self) -> AsyncIterator[str]:
         """Connect, and yield what other servers say until the connection breaks; now and then "" says that it stands.
@@ -33,10 +34,8 @@ class PostgresPath:
         """
         received: asyncio.Queue[str | None] = asyncio.Queue()
         try:
-            connection = await asyncpg.connect(
-                self._settings.dsn, timeout=CONNECT_SECONDS, command_timeout=CONNECT_SECONDS
-            )
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+            connection = await self._primary.connect(timeout=CONNECT_SECONDS, command_timeout=CONNECT_SECONDS)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError) as error:
             raise OSError(str(error)) from error
         try:
             connection.add_termination_listener(lambda _: received.put_nowait(None))
@@ -67,6 +66,11 @@ class PostgresPath:
             await self._connection.execute("SELECT pg_notify($1, $2)", CHANNEL, message)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
             raise OSError(str(error)) from error
+
+    def _let_go(self) -> None:
+        """End a connection to an earlier primary: nobody says anything there any more."""
+        if self._connection is not None:
+            self._connection.terminate()
 
 
 async def _next(received: asyncio.Queue[str | None]) -> str | None:

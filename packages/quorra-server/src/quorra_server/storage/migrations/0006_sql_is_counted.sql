@@ -1,5 +1,6 @@
 -- What the functions for SQL do, no server sees: the deltas that they append say so, and the server that folds them adds them to
 -- its metrics. A function sets the mark for as long as it runs; no insert has to name the column.
+-- serves: 5
 ALTER TABLE quorra.count_deltas
     ADD COLUMN by_sql boolean NOT NULL DEFAULT coalesce(current_setting('quorra.origin', true), '') = 'sql';
 

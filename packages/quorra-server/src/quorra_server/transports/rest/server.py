@@ -18,7 +18,7 @@ from quorra_server.observability.metrics import Metrics
 from quorra_server.services import Services
 from quorra_server.storage.database import Database
 from quorra_server.transports.dashboard.pages import Dashboard
-from quorra_server.transports.rest import dead, health, jobs, openapi, queues, workers
+from quorra_server.transports.rest import dead, failovers, health, jobs, openapi, queues, workers
 from quorra_server.transports.rest.admission import Admission
 from quorra_server.transports.rest.connection import HEAD_SECONDS_MAX, StrictProtocol
 from quorra_server.transports.rest.lane import Lane
@@ -42,7 +42,14 @@ UNWANTED_BODY_BYTES_MAX = 32 * 1024 * 1024
 BODY_AIR_BYTES = 64 * 1024
 CLOSE_LOOK_SECONDS = 0.02
 
-ROUTES: Sequence[Route] = (*jobs.ROUTES, *queues.ROUTES, *dead.ROUTES, *workers.ROUTES, *health.ROUTES)
+ROUTES: Sequence[Route] = (
+    *jobs.ROUTES,
+    *queues.ROUTES,
+    *dead.ROUTES,
+    *workers.ROUTES,
+    *failovers.ROUTES,
+    *health.ROUTES,
+)
 Authenticate = Callable[[str | None], str]
 
 

@@ -361,6 +361,26 @@ class WorkerList(Struct):
     workers: list[Worker]
 
 
+class Failover(Struct):
+    """What one server found after a failover; what was acknowledged from `lost_from` to `lost_until` may be lost."""
+
+    system_identifier: str
+    timeline: int
+    node: str
+    noticed_at: datetime
+    lost_from: datetime | None
+    lost_until: datetime | None
+    lost_jobs: int
+    lost_outcomes: int
+    job_ids: list[UUID]
+
+
+class FailoverList(Struct):
+    """Failovers, the newest first; one entry for each server that noticed."""
+
+    failovers: list[Failover]
+
+
 class Health(Struct):
     """Whether the server can do its work, and if not, why."""
 

