@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.faults.judging.fold import Findings, Fold
+from tests.faults.judging.fold import Findings, Fold, Reclaim
 from tests.faults.judging.judge import Judge, Quotas, Verdict
 from tests.faults.judging.pgoutput import EPOCH_2000_SECONDS, Change, Row, Transaction, append_record, read_transactions
 
 JUDGING = Path(__file__).parent / "judging"
-STANDARD = {"ast", "bisect", "collections", "dataclasses", "datetime", "json", "pathlib", "struct", "sys", "typing"}
+STANDARD = {"ast", "bisect", "collections", "dataclasses", "datetime", "itertools", "json", "pathlib", "struct", "sys", "typing"}
 JOB, OTHER = "01a20000-0000-7000-8000-000000000001", "01a20000-0000-7000-8000-000000000002"
 AT = 1_800_000_000.0
 NO_QUOTAS = Quotas(0, 0, 0, 0, 0, 0, checks=0)
@@ -120,6 +120,20 @@ def test_an_error_that_the_retry_rule_does_not_cover_fails_the_run(tmp_path: Pat
     verdict = _judged(tmp_path, NO_QUOTAS, invoke, answer)
 
     assert {"retry": 1} == verdict.broken
+
+
+@pytest.mark.parametrize(("silent_seconds", "broken"), [(20, {}), (5, {"I16": 1})], ids=["standing still", "at work"])
+def test_what_is_late_while_the_whole_machine_stands_still_is_not_held_against_the_product(
+    tmp_path: Path, silent_seconds: int, broken: dict[str, int]
+) -> None:
+    lines = [{"event": "read_back", "at": AT + second, "job": JOB, "status": 0} for second in (0, silent_seconds)]
+    (tmp_path / "client-1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    judge = Judge(tmp_path, NO_QUOTAS)
+    judge.fold.reclaims.append(Reclaim(expires_at=AT + 1, ended_at=AT + 4, worker="w", retry_at=None))
+
+    verdict = judge.judge()
+
+    assert broken == verdict.broken
 
 
 def test_without_the_databases_log_a_last_look_decides_and_the_rest_is_named(tmp_path: Path) -> None:

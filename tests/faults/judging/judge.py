@@ -6,6 +6,7 @@ A folder holds `*.jsonl` histories (clients, workers, faults) and, if the databa
 """
 
 import bisect
+import itertools
 import json
 import sys
 from collections import Counter, defaultdict
@@ -22,7 +23,10 @@ TERMINAL = frozenset({"succeeded", "dead", "cancelled"})
 RECLAIM_SECONDS_MAX = 2.0
 # After such a fault the servers reconnect; only then is expiry measured.
 SETTLING_SECONDS = 3.0
-FAULT_SECONDS_MAX = 180.0
+FAULT_SECONDS_MAX = 600.0
+# Clients write at least every 5.5 s: they give up a request after 4 s and pause for 1.5 s. If none of them writes for
+# longer, nothing on the machine ran, the clients included, and nothing was late by the fault of what is judged.
+SILENCE_SECONDS = 7
 
 INVARIANTS = {
     "I1": "every accepted submission exists",
@@ -119,6 +123,7 @@ class Judge:
         self.faults: list[dict[str, Any]] = []
         self.job_of_key: dict[str, str] = {}
         self.phases: dict[str, float] = {}
+        self.seconds_with_clients: set[int] = set()
         self.quiet_reclaims: list[float] = []
         self.oks: list[tuple[float, int]] = []
         self.returns: list[tuple[str, float]] = []
@@ -141,8 +146,11 @@ class Judge:
     def _read(self, path: Path) -> None:
         invoked: dict[str, dict[str, Any]] = {}
         seen: dict[str, dict[str, Any]] = {}
+        is_client = path.name.startswith("client-")
         for line in _lines(path):
             event = line["event"]
+            if is_client:
+                self.seconds_with_clients.add(int(line["at"]))
             reader = getattr(self, f"_on_{event}", None)
             if event == "invoke":
                 invoked[line["call"]] = line
@@ -392,7 +400,11 @@ class Judge:
 
     def _check_reclaims(self) -> None:
         held_up = [(fault["began"], fault["ended"] + SETTLING_SECONDS) for fault in self.faults if fault["holds_up"]]
-        # A fault lasts a minute or two at most, so that only those that began not long before can reach so far.
+        standstills = self._standstills()
+        held_up += [(began, ended + SETTLING_SECONDS) for began, ended in standstills]
+        if standstills:
+            self.counts["seconds at which the whole machine stood still"] = sum(b - a for a, b in standstills)
+        # A fault lasts a few minutes at most, so that only those that began not long before can reach so far.
         held_up.sort()
         starts = [began for began, _ in held_up]
         quiet = []
@@ -410,6 +422,10 @@ class Judge:
                 f"a lease was reclaimed {late:.2f} s after its end at {reclaim.expires_at:.3f}",
             )
         self.quiet_reclaims = quiet
+
+    def _standstills(self) -> list[tuple[int, int]]:
+        seconds = sorted(self.seconds_with_clients)
+        return [(a, b) for a, b in itertools.pairwise(seconds) if b - a > SILENCE_SECONDS]
 
     # The end.
 
