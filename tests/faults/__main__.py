@@ -2,7 +2,7 @@
 
 hatch run faults --minutes 10 --seed 7
 hatch run faults --minutes 2 --kinds worker.kill,pg.restart_fast
-hatch run faults --kinds worker.kill --count 300 --workers 6 --lanes 4 --minutes 60 --limits
+hatch run faults --kinds pg.restart_fast --count 100 --pause 4 --minutes 60 --limits
 hatch run faults --minutes 5 --against http://localhost:8080 --grpc localhost:50051
 """
 
@@ -50,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         against=options.against,
         grpc=options.grpc,
         count=options.count,
+        pause_seconds=options.pause,
     )
     console.print(f"seed {options.seed}, {len(kinds)} kinds of faults, histories in {folder}")
     asyncio.run(run_faults(wished, console))
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--minutes", type=float, default=5.0, help="how long to hurt (5)")
     parser.add_argument("--count", type=int, help="end as soon as each kind had an effect so many times")
+    parser.add_argument("--pause", type=float, default=0.9, help="seconds between two faults of one lane (0.9)")
     parser.add_argument("--limits", action="store_true", help="slower recovery than documented is a failure")
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(2), "big"), help="the same faults again")
     parser.add_argument("--kinds", default="all", help="comma list of kinds or their beginnings, `all`, or `none`")
@@ -121,6 +123,7 @@ def _replay(options: argparse.Namespace) -> str:
     words += ["--kinds", options.kinds, "--servers", str(options.servers), "--workers", str(options.workers)]
     words += ["--rate", f"{options.rate:g}", "--lanes", str(options.lanes)]
     words += ["--count", str(options.count)] if options.count is not None else []
+    words += ["--pause", f"{options.pause:g}"] if options.pause != 0.9 else []
     words += ["--limits"] if options.limits else []
     return shlex.join(words)
 

@@ -24,7 +24,9 @@ from tests.faults.outside import OutsideStage, key_from_environment, look_from_o
 from tests.faults.stage import Stage
 
 WARM_UP_SECONDS = 5.0
-PAUSE_SECONDS = (0.3, 1.5)
+# Of a pause between two faults of one lane; and how long it waits for its turn.
+PAUSE_SPREAD = (1 / 3, 5 / 3)
+TURN_SECONDS = 0.3
 # A rolling restart on a machine that is busy with other things takes the longest.
 FAULT_SECONDS_MAX = 150.0
 # Four runs with the default back-off take 14 s, a few expiries in between some more; then nothing is left to happen.
@@ -42,6 +44,7 @@ class Options:
 
     Attributes:
         count: End as soon as each kind had an effect so many times; None means when the time is over.
+        pause_seconds: Between two faults of one lane, on average.
     """
 
     seconds: float
@@ -56,6 +59,7 @@ class Options:
     against: str | None = None
     grpc: str = ""
     count: int | None = None
+    pause_seconds: float = 0.9
 
 
 async def run_faults(options: Options, console: Console) -> None:
@@ -175,14 +179,14 @@ class Run:
         while time.monotonic() < deadline and not self._is_enough(kinds):
             chosen = self._next_kind(kinds)
             if chosen is None:
-                await asyncio.sleep(PAUSE_SECONDS[0])
+                await asyncio.sleep(TURN_SECONDS)
                 continue
             self._busy.add(chosen.group)
             try:
                 await self._do(chosen, dice)
             finally:
                 self._busy.discard(chosen.group)
-            await asyncio.sleep(dice.uniform(*PAUSE_SECONDS))
+            await asyncio.sleep(self._options.pause_seconds * dice.uniform(*PAUSE_SPREAD))
 
     def _is_enough(self, kinds: list[Kind]) -> bool:
         count = self._options.count

@@ -14,7 +14,8 @@ from tests.faults.judging.judge import Judge, Quotas, Verdict
 from tests.faults.judging.pgoutput import EPOCH_2000_SECONDS, Change, Row, Transaction, append_record, read_transactions
 
 JUDGING = Path(__file__).parent / "judging"
-STANDARD = {"ast", "bisect", "collections", "dataclasses", "datetime", "itertools", "json", "pathlib", "struct", "sys", "typing"}
+STANDARD = {"ast", "bisect", "collections", "dataclasses", "datetime", "itertools", "json", "pathlib", "struct", "sys"}
+STANDARD |= {"typing"}
 JOB, OTHER = "01a20000-0000-7000-8000-000000000001", "01a20000-0000-7000-8000-000000000002"
 AT = 1_800_000_000.0
 NO_QUOTAS = Quotas(0, 0, 0, 0, 0, 0, checks=0)
