@@ -40,15 +40,6 @@ class Executor:
 
     async def run(self, handler: Handler[..., Any], job: pb.Job, context: Context[Any] | None) -> Ending:
         """Run a job and return its outcome. A cancellation from outside is not an outcome, and is passed on."""
-        ending = await self._outcome(handler, job, context)
-        if context is None or context.recorded is None:
-            return ending
-        if isinstance(ending, pb.Failed):
-            log.warning("job %s failed after its success was committed: %s", job.id, ending.error)
-        return context.recorded
-
-    async def _outcome(self, handler: Handler[..., Any], job: pb.Job, context: Context[Any] | None) -> Ending:
-        lease_id = job.lease_id
         try:
             arguments = handler.binding.arguments(job.payload)
             if handler.executor == "async" and handler.timeout is None and not job.timeout_ms:
@@ -56,32 +47,20 @@ class Executor:
                 result = await handler.call(context, arguments)
             else:
                 result = await self._within_timeout(handler, job, context, arguments)
-            encoded = b"" if result is None else codec.encode(result)
+            ending = self._success(job.lease_id, result)
         except asyncio.CancelledError as error:
             if _is_cancelled_from_outside():
                 raise
             # A handler that lets a cancellation of its own escape has failed.
-            return _failure(lease_id, error, handler)
-        except BadPayload as error:
-            return pb.Failed(lease_id=lease_id, error=str(error), kind="BadPayload", non_retryable=True)
-        except Snooze as snooze:
-            return pb.Snoozed(lease_id=lease_id, delay_ms=snooze.delay_ms, reason=snooze.reason)
-        except RetryAfter as retry:
-            return pb.Failed(lease_id=lease_id, error=retry.reason, kind="RetryAfter", retry_after_ms=retry.delay_ms)
-        except Cancel as cancel:
-            return pb.Cancelled(lease_id=lease_id, reason=cancel.reason)
-        except Dead as dead:
-            return pb.Failed(lease_id=lease_id, error=dead.reason, kind="Dead", non_retryable=True)
+            ending = _failure(job.lease_id, error, handler)
         except (Exception, SystemExit) as error:
-            # Whatever a handler raises is a failed run; its traceback is what people need to see. A library that exits
-            # must not take the worker along.
-            return _failure(lease_id, error, handler)
-        if len(encoded) > self.result_bytes_max:
-            message = (
-                f"the result has {len(encoded):,} bytes; at most {self.result_bytes_max:,} are kept: store it elsewhere"
-            )
-            return pb.Failed(lease_id=lease_id, error=message, kind="ResultTooLarge", non_retryable=True)
-        return pb.Succeeded(lease_id=lease_id, result=encoded)
+            # Whatever a handler raises is how its run ended. A library that exits must not take the worker along.
+            ending = _ended_by(job.lease_id, error, handler)
+        if context is None or context.recorded is None:
+            return ending
+        if isinstance(ending, pb.Failed):
+            log.warning("job %s failed after its success was committed: %s", job.id, ending.error)
+        return context.recorded
 
     def close(self) -> None:
         """Stop threads and processes."""
@@ -89,6 +68,16 @@ class Executor:
             self._threads.shutdown(wait=False, cancel_futures=True)
         if self._processes is not None:
             self._processes.close()
+
+    def _success(self, lease_id: str, result: Any) -> Ending:
+        if result is None:
+            return pb.Succeeded(lease_id=lease_id)
+        encoded = codec.encode(result)
+        if len(encoded) > self.result_bytes_max:
+            kept = f"at most {self.result_bytes_max:,} are kept: store it elsewhere"
+            message = f"the result has {len(encoded):,} bytes; {kept}"
+            return pb.Failed(lease_id=lease_id, error=message, kind="ResultTooLarge", non_retryable=True)
+        return pb.Succeeded(lease_id=lease_id, result=encoded)
 
     async def _within_timeout(
         self, handler: Handler[..., Any], job: pb.Job, context: Context[Any] | None, arguments: dict[str, Any]
@@ -135,6 +124,21 @@ def timeout_seconds(of_handler: timedelta | None, of_job_ms: int) -> float | Non
 def _is_cancelled_from_outside() -> bool:
     current = asyncio.current_task()
     return current is not None and current.cancelling() > 0
+
+
+def _ended_by(lease_id: str, error: BaseException, handler: Handler[..., Any]) -> Ending:
+    """Return what a raised error means: an outcome that the handler chose, or a failure."""
+    if isinstance(error, Snooze):
+        return pb.Snoozed(lease_id=lease_id, delay_ms=error.delay_ms, reason=error.reason)
+    if isinstance(error, RetryAfter):
+        return pb.Failed(lease_id=lease_id, error=error.reason, kind="RetryAfter", retry_after_ms=error.delay_ms)
+    if isinstance(error, Cancel):
+        return pb.Cancelled(lease_id=lease_id, reason=error.reason)
+    if isinstance(error, Dead):
+        return pb.Failed(lease_id=lease_id, error=error.reason, kind="Dead", non_retryable=True)
+    if isinstance(error, BadPayload):
+        return pb.Failed(lease_id=lease_id, error=str(error), kind="BadPayload", non_retryable=True)
+    return _failure(lease_id, error, handler)
 
 
 def _failure(lease_id: str, error: BaseException, handler: Handler[..., Any]) -> pb.Failed:

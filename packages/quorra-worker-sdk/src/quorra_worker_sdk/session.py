@@ -63,7 +63,7 @@ class Session:
         self._hello = hello
         self._listener = listener
         self._sequence = 0
-        self._unreceipted: dict[int, pb.Reports] = {}
+        self._unreceipted: dict[int, pb.WorkerMessage] = {}
         self._endings: list[Ending] = []
         self._started: list[pb.Started] = []
         self._said = pb.Reports()
@@ -158,7 +158,11 @@ class Session:
         if not (self._endings or self._started or self._has_said):
             return
         self._sequence += 1
-        reports, self._said, self._has_said = self._said, pb.Reports(), False
+        message = pb.WorkerMessage()
+        reports = message.reports
+        if self._has_said:
+            reports.CopyFrom(self._said)
+            self._said, self._has_said = pb.Reports(), False
         reports.sequence = self._sequence
         reports.started.extend(self._started)
         self._started = []
@@ -169,9 +173,9 @@ class Session:
             reports.released.extend(ending for ending in endings if isinstance(ending, pb.Released))
             reports.snoozed.extend(ending for ending in endings if isinstance(ending, pb.Snoozed))
             reports.cancelled.extend(ending for ending in endings if isinstance(ending, pb.Cancelled))
-        self._unreceipted[self._sequence] = reports
+        self._unreceipted[self._sequence] = message
         self._all_receipted.clear()
-        self._send(pb.WorkerMessage(reports=reports))
+        self._send(message)
 
     def _send(self, message: pb.WorkerMessage) -> None:
         # Between two streams nothing is lost: reports are kept, and credit is granted anew.
@@ -185,8 +189,8 @@ class Session:
             outbox: asyncio.Queue[pb.WorkerMessage] = asyncio.Queue()
             self._outbox = outbox
             outbox.put_nowait(pb.WorkerMessage(hello=self._hello()))
-            for reports in self._unreceipted.values():
-                outbox.put_nowait(pb.WorkerMessage(reports=reports))
+            for message in self._unreceipted.values():
+                outbox.put_nowait(message)
             self._heard_at = time.monotonic()
             tasks = [
                 asyncio.create_task(self._read(call)),

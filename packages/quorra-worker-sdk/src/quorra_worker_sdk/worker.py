@@ -1,6 +1,7 @@
 """The worker: slots, the run loop, and the drain."""
 
 import asyncio
+import contextvars
 import logging
 import os
 import secrets
@@ -56,11 +57,16 @@ RECEIPTS_SECONDS_MAX = 5.0
 OVERDUE_SECONDS = 5.0
 
 
+# Handlers that never wait must not keep the loop from everything else.
+TURN_SECONDS_MAX = 0.005
+
+
 @dataclass(slots=True)
 class _Run:
     """A job that runs."""
 
     job: pb.Job
+    lease_id: str
     handler: Handler[..., Any]
     started_at: float
     task: "asyncio.Task[None] | None" = None
@@ -137,15 +143,20 @@ class Worker(Generic[Deps]):
         self._is_hurried = False
         self._draining = False
         self._held: dict[str, float] = {}
-        self._waiting: deque[pb.Job] = deque()
+        # Jobs that have not started, each with its lease id.
+        self._waiting: deque[tuple[pb.Job, str]] = deque()
         self._running: dict[str, _Run] = {}
         self._received = 0
         self._granted = 0
         self._ended_in_round = 0
         self._prefetch = 0
         self._fill_is_due = False
+        # How many runners to start at a time, and until when those of this turn of the loop may take one more job.
+        self._runners_next = 1
+        self._turn_ends_at = 0.0
         self._idle = asyncio.Event()
-        self._unreported_starts: list[_Run] = []
+        self._unreported_starts: dict[str, _Run] = {}
+        self._starts_are_watched = False
 
     def job(
         self,
@@ -242,6 +253,7 @@ class Worker(Generic[Deps]):
             self._heartbeat_failed_in_thread,
         )
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
         self._heartbeat = heartbeat
         async with self.lifespan() as self._deps:
             conversation = asyncio.create_task(session.run())
@@ -287,9 +299,10 @@ class Worker(Generic[Deps]):
         self._received += len(jobs)
         now = time.monotonic()
         for job in jobs:
+            lease_id = job.lease_id
             # Counted from when they arrived; the first heartbeat makes it exact.
-            self._held[job.lease_id] = now + job.lease_expires_in_ms / 1000 * (1 - LEASE_MARGIN)
-        self._waiting.extend(jobs)
+            self._held[lease_id] = now + job.lease_expires_in_ms / 1000 * (1 - LEASE_MARGIN)
+            self._waiting.append((job, lease_id))
         self._fill()
 
     def leases_ended(self, ended: Iterable[pb.LeaseEnded]) -> None:
@@ -308,48 +321,79 @@ class Worker(Generic[Deps]):
     # Running.
 
     def _fill(self) -> None:
-        """Start what waits, as far as slots are free."""
+        """Start what waits, as far as slots are free.
+
+        One runner is enough for handlers that never wait: it takes one job after another. While runs do wait, each turn
+        of the loop starts twice as many runners.
+        """
         self._fill_is_due = False
-        now = time.monotonic()
-        turn = self.slots
-        while self._waiting and len(self._running) < self.slots:
-            if not turn:
-                # Handlers that never wait must not keep the loop from everything else.
-                self._fill_soon()
-                return
-            turn -= 1
-            job = self._waiting.popleft()
-            if self._draining:
-                self._give_back(job, "the worker drains")
-            elif now >= self._held.get(job.lease_id, 0.0):
-                self._held.pop(job.lease_id, None)
-            else:
-                self._start(job, now)
+        self._turn_ends_at = time.monotonic() + TURN_SECONDS_MAX
+        self._runners_next = 2 * self._runners_next if self._running else 1
+        for _ in range(self._runners_next):
+            run = self._next_run()
+            if run is None:
+                self._runners_next = 1
+                break
+            run.task = _start_task(self._loop, self._run_jobs(run))
+        else:
+            self._fill_soon()
         self._grant()
 
     def _fill_soon(self) -> None:
         """Fill once for all runs that end in this turn of the loop."""
         if not self._fill_is_due:
             self._fill_is_due = True
-            self._loop.call_soon(self._fill)
+            # Not in the context of the run that ended: whatever a handler left there is not for the next one.
+            self._loop.call_soon(self._fill, context=self._context)
 
-    def _start(self, job: pb.Job, now: float) -> None:
-        handler = self.handlers.get(job.type)
-        if handler is None:
-            log.warning("no handler for type %r: job %s is given back for another worker", job.type, job.id)
-            self._give_back(job, f"worker {self.worker_id} has no handler for {job.type}", UNKNOWN_TYPE_DELAY_MS)
-            return
-        run = _Run(job, handler, now)
-        if handler.binding.takes_context:
-            run.context = Context(job, self._deps, self._loop, self._session.say)
-        self._running[job.lease_id] = run
-        if not self._unreported_starts:
+    def _next_run(self) -> _Run | None:
+        """Take the next job that can run off the line and count it as running; None if there is none, or no slot."""
+        while self._waiting and len(self._running) < self.slots:
+            job, lease_id = self._waiting.popleft()
+            now = time.monotonic()
+            if self._draining:
+                self._give_back(lease_id, "the worker drains")
+            elif now >= self._held.get(lease_id, 0.0):
+                self._held.pop(lease_id, None)
+            elif (handler := self.handlers.get(job.type)) is not None:
+                return self._begin(_Run(job, lease_id, handler, now))
+            else:
+                log.warning("no handler for type %r: job %s is given back for another worker", job.type, job.id)
+                reason = f"worker {self.worker_id} has no handler for {job.type}"
+                self._give_back(lease_id, reason, UNKNOWN_TYPE_DELAY_MS)
+        return None
+
+    def _begin(self, run: _Run) -> _Run:
+        if run.handler.binding.takes_context:
+            run.context = Context(run.job, self._deps, self._loop, self._session.say)
+        self._running[run.lease_id] = run
+        self._unreported_starts[run.lease_id] = run
+        if not self._starts_are_watched:
+            self._starts_are_watched = True
             self._loop.call_later(START_REPORT_SECONDS, self._report_starts)
-        self._unreported_starts.append(run)
-        run.task = _start_task(self._loop, self._run_job(run))
+        return run
+
+    async def _run_jobs(self, first: _Run) -> None:
+        """Run a job, and then others that wait, one after another: a task costs more than a short job.
+
+        A handler that leaves a mark on the task - a context variable, a cancellation - has had it for itself.
+        """
+        # The task's first step can come before `run.task` is set, and its later ones belong to other runs.
+        task = asyncio.current_task()
+        assert task is not None
+        unmarked = contextvars.copy_context()
+        run: _Run | None = first
+        try:
+            while run is not None:
+                run.task = task
+                await self._run_job(run)
+                may_go_on = time.monotonic() < self._turn_ends_at and not task.cancelling()
+                run = self._next_run() if may_go_on and contextvars.copy_context() == unmarked else None
+        finally:
+            self._fill_soon()
 
     async def _run_job(self, run: _Run) -> None:
-        lease_id = run.job.lease_id
+        lease_id = run.lease_id
         ending: Ending | None = None
         try:
             ending = await self._executor.run(run.handler, run.job, run.context)
@@ -357,8 +401,9 @@ class Worker(Generic[Deps]):
             if run.ended_because in ("", "draining"):
                 ending = pb.Released(lease_id=lease_id, reason="the worker shut down before the run ended")
         finally:
-            self._running.pop(lease_id, None)
+            del self._running[lease_id]
             self._held.pop(lease_id, None)
+            self._unreported_starts.pop(lease_id, None)
             self._ended_in_round += 1
             recorded = run.context.recorded if run.context is not None else None
             if recorded is not None:
@@ -370,25 +415,21 @@ class Worker(Generic[Deps]):
                 self._session.report(ending)
             if not self._running:
                 self._idle.set()
-            self._fill_soon()
 
     def _report_starts(self) -> None:
         """Report the starts of runs that are still going on."""
-        runs, self._unreported_starts = self._unreported_starts, []
         now = time.monotonic()
-        for run in runs:
-            if run.job.lease_id not in self._running:
-                continue
-            if now - run.started_at >= START_REPORT_SECONDS:
-                self._session.started(run.job.lease_id, int((now - run.started_at) * 1000))
-            else:
-                self._unreported_starts.append(run)
-        if self._unreported_starts:
+        old = [run for run in self._unreported_starts.values() if now - run.started_at >= START_REPORT_SECONDS]
+        for run in old:
+            del self._unreported_starts[run.lease_id]
+            self._session.started(run.lease_id, int((now - run.started_at) * 1000))
+        self._starts_are_watched = bool(self._unreported_starts)
+        if self._starts_are_watched:
             self._loop.call_later(START_REPORT_SECONDS, self._report_starts)
 
-    def _give_back(self, job: pb.Job, reason: str, delay_ms: int = 0) -> None:
-        self._held.pop(job.lease_id, None)
-        self._session.report(pb.Released(lease_id=job.lease_id, reason=reason, delay_ms=delay_ms))
+    def _give_back(self, lease_id: str, reason: str, delay_ms: int = 0) -> None:
+        self._held.pop(lease_id, None)
+        self._session.report(pb.Released(lease_id=lease_id, reason=reason, delay_ms=delay_ms))
 
     def _end(self, lease_id: str, reason: str) -> None:
         """Stop a run whose lease is over, or forget a job that has not started."""
@@ -447,16 +488,14 @@ class Worker(Generic[Deps]):
     def _heartbeat_request(self, lease_ids: list[str]) -> pb.HeartbeatRequest:
         """Name what is held, and the starts that the loop has not come to report because a handler blocks it."""
         now = time.monotonic()
-        blocked = [run for run in list(self._unreported_starts) if now - run.started_at > BLOCKED_SECONDS]
+        blocked = [run for run in list(self._unreported_starts.values()) if now - run.started_at > BLOCKED_SECONDS]
         return pb.HeartbeatRequest(
             worker_id=self.worker_id,
             boot_id=self._boot_id,
             lease_ids=lease_ids,
             lease_ttl_seconds=self.lease_ttl_seconds,
             running=len(self._running),
-            started=[
-                pb.Started(lease_id=run.job.lease_id, ago_ms=int((now - run.started_at) * 1000)) for run in blocked
-            ],
+            started=[pb.Started(lease_id=run.lease_id, ago_ms=int((now - run.started_at) * 1000)) for run in blocked],
         )
 
     def _renewed_in_thread(self, lease_ids: Sequence[str], sent_at: float, reply: pb.HeartbeatReply) -> None:
@@ -485,7 +524,7 @@ class Worker(Generic[Deps]):
         log.info("draining: %d running, %d not started", len(self._running), len(self._waiting))
         self._session.goodbye("the worker drains")
         while self._waiting:
-            self._give_back(self._waiting.popleft(), "the worker drains")
+            self._give_back(self._waiting.popleft()[1], "the worker drains")
         deadline = time.monotonic() + (0.0 if self._is_hurried else self.grace_seconds)
         while self._running and time.monotonic() < deadline and not self._is_hurried:
             self._idle.clear()

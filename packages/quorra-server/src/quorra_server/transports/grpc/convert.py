@@ -24,13 +24,12 @@ UTF8_BYTES_PER_CHARACTER_MAX = 4
 MILLISECONDS_MAX = 10 * 365 * 86_400_000
 
 
-def jobs_message(batch: LeaseBatch, jobs: Sequence[LeasedJob]) -> pb.Jobs:
-    """Return some jobs of a lease batch as they travel.
+def add_jobs(message: pb.Jobs, batch: LeaseBatch, jobs: Sequence[LeasedJob]) -> None:
+    """Add some jobs of a lease batch to a message, as they travel.
 
     Most jobs of a batch differ in few fields: the others are copied from a message that was built once. That takes a
     sixth of the time that building each message takes.
     """
-    message = pb.Jobs()
     tail = lease_id_tail(batch.batch, batch.secret)
     alike: dict[tuple[object, ...], tuple[pb.Job, LeasedJob]] = {}
     for job in jobs:
@@ -46,7 +45,6 @@ def jobs_message(batch: LeaseBatch, jobs: Sequence[LeasedJob]) -> pb.Jobs:
             _set_time(copied.created_at, job.created_at_us)
         if batch.checkpoints and job.job_id in batch.checkpoints:
             copied.checkpoint = batch.checkpoints[job.job_id].encode()
-    return message
 
 
 def _shared_fields(batch: LeaseBatch, job: LeasedJob) -> pb.Job:

@@ -168,8 +168,10 @@ class WorkStream:
         self._queue_of_batch[batch.batch] = batch.queue
         self._unsettled[batch.batch] = len(batch.jobs)
         for start in range(0, len(batch.jobs), JOBS_PER_MESSAGE):
-            jobs = batch.jobs[start : start + JOBS_PER_MESSAGE]
-            self._send(pb.ServerMessage(jobs=convert.jobs_message(batch, jobs)))
+            # Filled in place: a message that is given to the constructor of another one is copied.
+            message = pb.ServerMessage()
+            convert.add_jobs(message.jobs, batch, batch.jobs[start : start + JOBS_PER_MESSAGE])
+            self._send(message)
 
     async def _give_back(self, batch: LeaseBatch) -> None:
         """Release what was leased for a stream that closed meanwhile; it was never sent."""

@@ -95,7 +95,9 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
             types=wish.types,
         )
         async for batch in self._services.lease.lease_jobs(wish, lambda: self._services.plain_workers.note(hello)):
-            for message in convert.jobs_message(batch, batch.jobs).jobs:
+            leased = pb.Jobs()
+            convert.add_jobs(leased, batch, batch.jobs)
+            for message in leased.jobs:
                 yield message
 
     async def AckJob(self, request: pb.JobAck, context: Any) -> pb.JobAckResponse:
