@@ -482,7 +482,7 @@ class Worker(Generic[Deps]):
     def _to_renew(self) -> list[str]:
         """Name the leases to keep: all but those of runs that nothing could stop at their timeout."""
         now = time.monotonic()
-        overdue = {run.job.lease_id for run in list(self._running.values()) if run.is_overdue(now)}
+        overdue = {run.lease_id for run in list(self._running.values()) if run.is_overdue(now)}
         return [lease_id for lease_id in list(self._held) if lease_id not in overdue]
 
     def _heartbeat_request(self, lease_ids: list[str]) -> pb.HeartbeatRequest:
