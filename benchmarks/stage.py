@@ -25,7 +25,7 @@ BIN = Path(sys.executable).parent
 # What a user who wants throughput gives an async worker; its prefetch follows the rate by itself.
 SLOTS = 200
 LEASE_SECONDS = 30
-READY_SECONDS_MAX = 30.0
+READY_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 15.0
 LOOK_SECONDS = 0.05
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 from collections.abc import Iterator
 from urllib.parse import urlsplit, urlunsplit
 
@@ -11,10 +12,12 @@ import pytest
 from quorra_server.embedded import EmbeddedPostgres
 from quorra_server.storage.migrate import migrate
 
-from tests.support.processes import RunningServer, start_server
+from tests.support.processes import NO_TLS, RunningServer, start_server
 from tests.support.services import Service, own_postgres, postgres_service, redis_binary, redis_service
 
-TEMPLATE = "quorra_template"
+# Which of the runner's processes this is ("gw0", ...; "" for the only one): a given PostgreSQL is shared by them all.
+RUNNER = os.environ.get("PYTEST_XDIST_WORKER", "")
+TEMPLATE = f"quorra_template{RUNNER}"
 _numbers = itertools.count(1)
 
 
@@ -26,9 +29,16 @@ def pytest_report_header() -> list[str]:
     return [f"PostgreSQL: {database}", f"Redis: given by QUORRA_TEST_REDIS_URL, else {redis_binary()}"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that hold slow tests when several processes share the work: none ends alone with one."""
+    if RUNNER:
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def postgres_for_all() -> Iterator[Service]:
-    """The PostgreSQL that the tests share."""
+    """The PostgreSQL that the tests of this process share."""
     with postgres_service() as service:
         yield service
 
@@ -51,7 +61,7 @@ def template(postgres_for_all: Service) -> str:
 @pytest.fixture
 def database_url(postgres_for_all: Service, template: str) -> Iterator[str]:
     """A fresh, migrated database of the test's own."""
-    name = f"quorra_test_{next(_numbers)}"
+    name = f"quorra_test{RUNNER}_{next(_numbers)}"
     strategy = "STRATEGY FILE_COPY" if "embedded" in postgres_for_all.source else ""
     asyncio.run(_admin(postgres_for_all.url, f"CREATE DATABASE {name} TEMPLATE {template} {strategy}"))
     yield on_database(postgres_for_all.url, name)
@@ -87,7 +97,7 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
-    """The Redis that the tests share."""
+    """The Redis that the tests of this process share."""
     with redis_service() as service:
         yield service.url
 
@@ -95,16 +105,18 @@ def redis_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def shared_server(postgres_for_all: Service, template: str) -> Iterator[RunningServer]:
     """A server for tests that do not disturb each other."""
-    asyncio.run(_admin(postgres_for_all.url, "DROP DATABASE IF EXISTS quorra_shared WITH (FORCE)"))
-    asyncio.run(_admin(postgres_for_all.url, f"CREATE DATABASE quorra_shared TEMPLATE {template}"))
-    with start_server(on_database(postgres_for_all.url, "quorra_shared")) as running:
+    name = f"quorra_shared{RUNNER}"
+    asyncio.run(_admin(postgres_for_all.url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+    asyncio.run(_admin(postgres_for_all.url, f"CREATE DATABASE {name} TEMPLATE {template}"))
+    with start_server(on_database(postgres_for_all.url, name)) as running:
         yield running
 
 
 @pytest.fixture
 def api(shared_server: RunningServer) -> Iterator[httpx.Client]:
     """REST, signed in."""
-    with httpx.Client(base_url=shared_server.http_url, headers=shared_server.headers, timeout=40) as client:
+    url, headers = shared_server.http_url, shared_server.headers
+    with httpx.Client(base_url=url, headers=headers, timeout=40, verify=NO_TLS) as client:
         yield client
 
 

@@ -9,7 +9,7 @@ import pytest
 from quorra_proto.v1 import quorra_pb2 as pb
 from quorra_proto.v1.quorra_pb2_grpc import JobServiceStub
 
-from tests.support.processes import RunningServer
+from tests.support.processes import NO_TLS, RunningServer
 
 DEEP = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
 
@@ -179,7 +179,7 @@ def test_a_body_that_says_it_is_something_else_than_json_is_refused(api: httpx.C
 def test_a_missing_or_wrong_key_is_401_with_problem_details(
     shared_server: RunningServer, headers: dict[str, str]
 ) -> None:
-    reply = httpx.get(f"{shared_server.http_url}/v1/queues", headers=headers)
+    reply = httpx.get(f"{shared_server.http_url}/v1/queues", headers=headers, verify=NO_TLS)
 
     assert (401, "unauthenticated") == (reply.status_code, reply.json()["code"])
     assert "application/problem+json" == reply.headers["content-type"]

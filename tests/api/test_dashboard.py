@@ -8,14 +8,14 @@ import tempfile
 import httpx
 import pytest
 
-from tests.support.processes import RunningServer, start_server
+from tests.support.processes import NO_TLS, RunningServer, start_server
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture
 def browser(shared_server: RunningServer) -> httpx.Client:
-    return httpx.Client(base_url=shared_server.http_url)
+    return httpx.Client(base_url=shared_server.http_url, verify=NO_TLS)
 
 
 def _sign_in(browser: httpx.Client, key: str) -> httpx.Response:

@@ -25,7 +25,7 @@ from quorra_server.storage.migrate import migrate
 
 from tests.faults.history import History
 from tests.faults.oracle import Recorder
-from tests.support.processes import API_KEY, BIN, clean_environment
+from tests.support.processes import API_KEY, BIN, NO_TLS, clean_environment
 from tests.support.proxy import Proxy
 from tests.support.services import free_port, redis_binary, wait_until_listening
 
@@ -326,7 +326,7 @@ class Stage:
     async def wait_until_ready(self, seconds: float = READY_SECONDS_MAX) -> None:
         """Wait until every server is ready."""
         deadline = time.monotonic() + seconds
-        async with httpx.AsyncClient(timeout=2) as client:
+        async with httpx.AsyncClient(timeout=2, verify=NO_TLS) as client:
             for url in self.http_urls:
                 while True:
                     with contextlib.suppress(httpx.HTTPError):

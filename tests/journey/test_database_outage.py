@@ -11,7 +11,7 @@ from quorra_server import embedded
 from quorra_server.embedded import EmbeddedPostgres
 from quorra_server.storage.migrate import migrate
 
-from tests.support.processes import RunningServer, start_server, start_worker
+from tests.support.processes import NO_TLS, RunningServer, start_server, start_worker
 from tests.support.rest import Rest
 from tests.support.waiting import eventually_sync
 
@@ -44,7 +44,7 @@ def test_while_postgresql_is_away_the_answer_is_503_and_afterwards_all_is_well(
         live = httpx.get(f"{server.http_url}/livez", timeout=10)
         with embedded.start(postgres.data_dir.parent, port=postgres.port):
             back_at = time.monotonic()
-            eventually_sync(lambda: httpx.get(f"{server.http_url}/readyz", timeout=5).is_success, "it is ready again")
+            eventually_sync(lambda: _is_ready(server), "it is ready again")
             after = rest.submit("hello", {"n": 3})
             seconds = time.monotonic() - back_at
             results = [rest.ended(job_id)["result"] for job_id in (acknowledged, after)]
@@ -56,6 +56,10 @@ def test_while_postgresql_is_away_the_answer_is_503_and_afterwards_all_is_well(
     assert seconds < 2
     assert [2, 3] == results
     assert 1 == kept
+
+
+def _is_ready(server: RunningServer) -> bool:
+    return httpx.get(f"{server.http_url}/readyz", timeout=5, verify=NO_TLS).is_success
 
 
 def test_while_postgresql_is_away_the_log_has_about_a_line_a_second(postgres: EmbeddedPostgres, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.processes import RunningServer, start_server, start_worker
+from tests.support.processes import NO_TLS, RunningServer, start_server, start_worker
 from tests.support.rest import Rest
 from tests.support.services import free_port, own_redis
 from tests.support.waiting import eventually_sync
@@ -30,6 +30,10 @@ RECORDER = """
 def _ran(folder: Path) -> Counter[str]:
     file = folder / "ran"
     return Counter(file.read_text().split()) if file.exists() else Counter()
+
+
+def _text(url: str) -> str:
+    return httpx.get(url, verify=NO_TLS).text
 
 
 def test_two_servers_share_work_without_double_leases(server: RunningServer, tmp_path: Path) -> None:
@@ -54,7 +58,7 @@ def test_a_job_submitted_to_one_server_wakes_a_worker_of_the_other_before_the_po
     ):
         eventually_sync(lambda: "connected" in worker.log, "the worker is connected")
         metrics = f"{first.http_url}/metrics"
-        eventually_sync(lambda: 'quorra_wakeup_path_up{path="postgres"} 1.0' in httpx.get(metrics).text, "NOTIFY works")
+        eventually_sync(lambda: 'quorra_wakeup_path_up{path="postgres"} 1.0' in _text(metrics), "NOTIFY works")
         job_id = Rest(first).submit("record", {"n": 1})
 
         done = Rest(second).ended(job_id, 20)
@@ -75,7 +79,7 @@ def test_redis_wakes_across_servers_and_its_loss_costs_latency_only(
         eventually_sync(lambda: "connected" in worker.log, "the worker is connected")
         for server in (first, second):
             metrics = f"{server.http_url}/metrics"
-            eventually_sync(lambda: 'quorra_wakeup_path_up{path="redis"} 1.0' in httpx.get(metrics).text, "Redis works")  # noqa: B023
+            eventually_sync(lambda: 'quorra_wakeup_path_up{path="redis"} 1.0' in _text(metrics), "Redis works")  # noqa: B023
         assert "succeeded" == Rest(first).ended(Rest(first).submit("record", {"n": 1}), 20)["status"]
 
     with start_server(database_url, without) as alone, start_worker(alone, RECORDER, tmp_path):
@@ -109,7 +113,7 @@ def test_redis_may_stop_and_come_back_and_every_job_runs(database_url: str, tmp_
 def _until_redis(*servers: RunningServer, up: bool) -> None:
     wanted = f'quorra_wakeup_path_up{{path="redis"}} {1.0 if up else 0.0}'
     eventually_sync(
-        lambda: all(wanted in httpx.get(f"{server.http_url}/metrics").text for server in servers), wanted, timeout=15
+        lambda: all(wanted in _text(f"{server.http_url}/metrics") for server in servers), wanted, timeout=15
     )
 
 
