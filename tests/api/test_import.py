@@ -59,7 +59,7 @@ def test_lines_of_full_size_never_gather_in_memory(
         (b"[" * 100_000, "invalid_request", "body"),
         (b'{"type":"t","payload":{"a":' + b"[" * 90_000 + b"]" * 90_000 + b"}}", "malformed_request", "body"),
         (b'{"type":"t","payload":[]}', "invalid_request", "payload"),
-        (b'{"type":"t","payload":{"a":"' + b"x" * 3_000_000 + b'"}}', "payload_too_large", None),
+        (b'{"type":"t","payload":{"a":"' + b"x" * 3_000_000 + b'"}}', "payload_too_large", "payload"),
     ],
 )
 def test_a_bad_line_is_refused_alone(

@@ -1,19 +1,21 @@
 """A standby is promoted: servers follow it, never write to the old primary, and say what may be lost."""
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import httpx
 import pytest
 from quorra_server.domain.errors import OutcomeUnknown
-from quorra_server.embedded import EmbeddedPostgres
 from quorra_server.storage.database import Pool, PoolSettings
 from quorra_server.storage.migrate import migrate
 
 from tests.support.pair import replicated_postgres
 from tests.support.processes import RunningServer, start_server
 from tests.support.rest import Rest
+from tests.support.services import own_postgres
 from tests.support.waiting import eventually, eventually_sync
 
 END_THE_WAIT = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep' LIMIT 1"
@@ -99,20 +101,26 @@ def test_a_promotion_that_no_server_saw_is_reported_by_the_next_one_to_start(tmp
     assert found[0]["lost_from"] is not None
 
 
-async def test_a_commit_that_no_standby_confirmed_is_not_reported_as_done(postgres: EmbeddedPostgres) -> None:
+async def test_a_commit_that_no_standby_confirmed_is_not_reported_as_done() -> None:
     """Ending the wait for a dead standby makes PostgreSQL answer the commit as if nothing had happened."""
-    pool = Pool(PoolSettings(postgres.dsn, 1, acquire_seconds=5, statement_seconds=20))
-    await pool.open()
-    operator = await asyncpg.connect(postgres.dsn)
-    await pool.fetch("CREATE TABLE notes (text text)")
-    await operator.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-    await operator.execute("SELECT pg_reload_conf()")
+    # Named from the start: a running PostgreSQL takes the name up at a moment that nobody can see.
+    settings = {"synchronous_standby_names": "nobody", "synchronous_commit": "local"}
+    with own_postgres(settings) as postgres:
+        await _end_waits_for_nobody(postgres.dsn)
 
-    for commit in (
-        pool.fetch("INSERT INTO notes VALUES ('a statement')"),
-        pool.run_transaction(lambda executor: executor.fetch("INSERT INTO notes VALUES ('a transaction')")),
-    ):
-        committing = asyncio.create_task(commit)
+
+async def _end_waits_for_nobody(dsn: str) -> None:
+    pool = Pool(PoolSettings(f"{dsn}?synchronous_commit=on", 1, acquire_seconds=5, statement_seconds=20))
+    await pool.open()
+    operator = await asyncpg.connect(dsn)
+    await operator.execute("CREATE TABLE notes (text text)")
+
+    commits: list[Callable[[], Coroutine[Any, Any, Any]]] = [
+        lambda: pool.fetch("INSERT INTO notes VALUES ('a statement')"),
+        lambda: pool.run_transaction(lambda executor: executor.fetch("INSERT INTO notes VALUES ('a transaction')")),
+    ]
+    for commit in commits:
+        committing = asyncio.create_task(commit())
         await eventually(lambda: operator.fetchval(END_THE_WAIT), "the commit waits for the standby")
         with pytest.raises(OutcomeUnknown):
             await committing
