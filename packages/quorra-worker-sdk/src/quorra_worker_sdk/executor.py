@@ -13,7 +13,7 @@ from quorra_proto.v1 import quorra_pb2 as pb
 from quorra_worker_sdk import codec
 from quorra_worker_sdk.context import TIMED_OUT, Context
 from quorra_worker_sdk.handlers import BadPayload, Handler
-from quorra_worker_sdk.outcomes import Cancel, Dead, RetryAfter, Snooze
+from quorra_worker_sdk.outcomes import Cancel, Dead, Outcome, RetryAfter, Snooze
 from quorra_worker_sdk.process_pool import ProcessDied, ProcessPool, RemoteError
 
 log = logging.getLogger("quorra.worker")
@@ -53,7 +53,7 @@ class Executor:
                 raise
             # A handler that lets a cancellation of its own escape has failed.
             ending = _failure(job.lease_id, error, handler)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit, Outcome) as error:
             # Whatever a handler raises is how its run ended. A library that exits must not take the worker along.
             ending = _ended_by(job.lease_id, error, handler)
         if context is None or context.recorded is None:
