@@ -26,6 +26,7 @@ import httpx
 from tests.faults.plans import new_id
 from tests.support.processes import BIN, Running, RunningServer, start_process, wait_until_ready
 from tests.support.services import free_port, own_postgres
+from tests.support.waiting import eventually_sync
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".bootstrap" / "revisions"
@@ -142,6 +143,11 @@ def run_upgrade(old: Version, *, seconds: float) -> Report:
             stack.enter_context(_worker(new, old_server, folder, "new-on-old")),
             stack.enter_context(_worker(old, new_server, folder, "old-on-new")),
         ]
+        eventually_sync(
+            lambda: {"new-on-old", "old-on-new"} <= asyncio.run(_count_by_worker(postgres.dsn)).keys(),
+            "both workers that cross versions have run jobs",
+            timeout=60,
+        )
         time.sleep(seconds)
 
         clients.urls.remove(old_server.http_url)

@@ -11,7 +11,7 @@ from quorra_server.storage.statements import MIGRATIONS_FOLDER, SQL_FOLDER, sql_
 STATEMENTS = dict(sql_files(SQL_FOLDER))
 TRANSITION = re.compile(r"^-- transition: *(.*?) *-> *(.*?) *$", re.MULTILINE)
 PARAMETER_NAMES = re.compile(r"\$(\d+)")
-TYPES = {"int", "bigint", "bool", "integer", "text", "uuid", "timestamptz", "interval", "date", "json"}
+TYPES = {"int", "bigint", "bool", "integer", "text", "uuid", "timestamptz", "interval", "date", "json", "float8"}
 SHORT_TYPES = {"int": "int4", "bigint": "int8", "bool": "bool", "integer": "int4"}
 
 

@@ -49,10 +49,12 @@ class ReportFailovers:
         self._metrics = metrics
         self._node = node
         self._life: Life | None = None
+        self._changed_to: Life | None = None
         self._changed_at = 0.0
         primary.follow(self._note_change)
 
-    def _note_change(self, _: Life) -> None:
+    def _note_change(self, life: Life) -> None:
+        self._changed_to = life
         self._changed_at = time.monotonic()
 
     async def run_once(self) -> bool:
@@ -60,7 +62,8 @@ class ReportFailovers:
         life = self._primary.life
         if life is None or not life.timeline:
             return False
-        is_new = self._life not in (None, life)
+        # The change is noted by itself too: it may come before the first round, which knows of no life before.
+        is_new = self._life not in (None, life) or self._changed_to == life
         if is_new:
             await asyncio.sleep(SETTLE_SECONDS)
         looked_at = time.monotonic()
@@ -68,6 +71,8 @@ class ReportFailovers:
         if found is not None:
             self._tell(life, *found)
             self._acknowledged.forget(time.monotonic() - looked_at)
+        if self._changed_to == life:
+            self._changed_to = None
         self._life = life
         return False
 

@@ -2,7 +2,7 @@
 -- The last commit that a promoted standby has replayed is where the earlier life was cut; a restart forgets that, and then
 -- the last beat of the earlier life says it less exactly.
 -- $1 system_identifier bigint  $2 timeline int  $3 node text  $4 earlier_beat_at timestamptz
--- $5 seconds since the server turned to this life
+-- $5 seconds_ago float8 (when the server turned to this life)
 -- $6 jobs bigint  $7 outcomes bigint  $8 job_ids uuid[]
 INSERT INTO quorra.failovers (
     system_identifier, timeline, node, noticed_at, lost_from, lost_until, jobs, outcomes, job_ids
