@@ -52,7 +52,8 @@ class Connection(asyncio.Protocol):
         length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
         if len(body) >= length:
             self._received.clear()
-            self._reply.set_result((int(head[9:12]), bytes(body)))
+            if not self._reply.done():  # else the load has ended, and nobody waits any more
+                self._reply.set_result((int(head[9:12]), bytes(body)))
 
     def connection_lost(self, error: Exception | None) -> None:
         """Fail the request that waits."""
