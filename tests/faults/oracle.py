@@ -54,6 +54,9 @@ class Recorder:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         connection = await asyncpg.connect(self._url, server_settings=SESSION)
+        # The look that was cut off above may still hold the slot.
+        while await connection.fetchval("SELECT active FROM pg_replication_slots WHERE slot_name = $1", SLOT):
+            await asyncio.sleep(LOOK_SECONDS)
         while await self._look(connection):
             pass
         await connection.close()

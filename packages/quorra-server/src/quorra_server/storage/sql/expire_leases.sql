@@ -43,12 +43,12 @@ judged AS MATERIALIZED (
         CASE
             WHEN attempts > max_retries OR silent >= max_retries + 10 THEN NULL
             WHEN started_at IS NULL THEN statement_timestamp()
-            ELSE statement_timestamp() + (
+            ELSE statement_timestamp() + coalesce((
                 SELECT quorra.retry_delay(overdue.attempts, coalesce(jobs.backoff, queues.backoff))
                 FROM quorra.jobs
                 LEFT JOIN quorra.queues ON queues.name = jobs.queue
                 WHERE jobs.id = overdue.job_id
-            )
+            ), interval '0')
         END AS retry_at
     FROM overdue
 ),

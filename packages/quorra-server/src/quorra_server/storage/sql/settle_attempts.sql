@@ -67,12 +67,12 @@ judged AS NOT MATERIALIZED (
         CASE
             WHEN kind IN ('succeeded', 'cancelled') THEN NULL
             WHEN kind = 'failed' AND (non_retryable OR attempts > max_retries) THEN NULL
-            WHEN kind = 'failed' AND delay_ms IS NULL THEN statement_timestamp() + (
+            WHEN kind = 'failed' AND delay_ms IS NULL THEN statement_timestamp() + coalesce((
                 SELECT quorra.retry_delay(reported.attempts, coalesce(jobs.backoff, queues.backoff))
                 FROM quorra.jobs
                 LEFT JOIN quorra.queues ON queues.name = jobs.queue
                 WHERE jobs.id = reported.job_id
-            )
+            ), interval '0')
             ELSE statement_timestamp() + coalesce(delay_ms, 0) * interval '1 millisecond'
         END AS retry_at
     FROM reported

@@ -41,12 +41,12 @@ judged AS MATERIALIZED (
         overdue.deliveries, overdue.generation, held.queue, held.worker,
         'timeout after ' || trim_scale(overdue.timeout_ms / 1000.0) || ' s' AS error,
         CASE
-            WHEN overdue.attempts <= overdue.max_retries THEN statement_timestamp() + (
+            WHEN overdue.attempts <= overdue.max_retries THEN statement_timestamp() + coalesce((
                 SELECT quorra.retry_delay(overdue.attempts, coalesce(jobs.backoff, queues.backoff))
                 FROM quorra.jobs
                 LEFT JOIN quorra.queues ON queues.name = jobs.queue
                 WHERE jobs.id = overdue.job_id
-            )
+            ), interval '0')
         END AS retry_at
     FROM overdue
     JOIN held ON held.batch = overdue.batch
