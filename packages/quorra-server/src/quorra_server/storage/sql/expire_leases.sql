@@ -2,6 +2,7 @@
 -- and backs off; one that had not is ready at once and is charged a silent delivery only.
 -- Second half of an expiry: lock_overdue.sql has locked the batches in this transaction, and this statement's newer
 -- snapshot sees every outcome that was committed before the lock was granted.
+-- A job whose row is gone has no back-off: its lease ends all the same, and nothing is put back.
 -- transition: leased, processing -> pending, failed, dead
 -- $1 batches bigint[]
 WITH closed AS (

@@ -1,6 +1,7 @@
 -- Record how attempts ended and send each job on: done, dead, or ready again. The primary key of `outcomes` decides
 -- who ends a lease; a report that comes second changes nothing and is missing from the reply.
 -- FOR KEY SHARE lets heartbeats and other settles of the batch pass, and holds off expiry.
+-- A job whose row is gone has no back-off: its lease ends all the same, and nothing is put back.
 -- transition: leased, processing -> succeeded, dead, cancelled, failed, pending
 -- $1 batches bigint[]  $2 secrets uuid[]   each pair once
 -- $3 principal text

@@ -2,6 +2,7 @@
 -- rest of its batch lives on. A worker that lives stops such a run itself and reports it within the grace: this is for one
 -- that hangs while its heartbeat goes on.
 -- Passes by batches that somebody is settling, so it never waits; a report that was faster meets the primary key.
+-- A job whose row is gone has no back-off: its lease ends all the same, and nothing is put back.
 -- transition: processing -> failed, dead
 -- $1 grace_ms bigint  $2 limit int
 WITH overdue AS MATERIALIZED (
