@@ -116,8 +116,10 @@ def test_an_import_shows_a_progress_bar_on_a_terminal(
 def test_ctrl_c_ends_a_wait_with_130(environment: dict[str, str], api: httpx.Client, queue_name: str) -> None:
     job_id = api.post("/v1/jobs", json={"type": "t", "payload": {}, "queue": queue_name}).json()["id"]
     waiting = subprocess.Popen(
-        [QUORRACTL, "wait", job_id], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [QUORRACTL, "wait", job_id], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell lets what it starts in the background ignore the signal, and the tests may run there.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
     eventually_sync(lambda: _is_connected(waiting.pid), "it waits for the server")
 
     waiting.send_signal(signal.SIGINT)
