@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,9 @@ from quorra_server.embedded import EmbeddedPostgres
 
 DOCKER_PING_SECONDS = 3
 START_SECONDS_MAX = 10.0
+# Below those that the kernel gives to outgoing connections (from 32768 on Linux): one of them could be given away
+# between the look and the start of the process that is to listen there.
+PORTS = range(20_000, 32_000)
 # Tests that cut the power use a PostgreSQL of their own, with fsync on.
 FAST_SETTINGS = {"fsync": "off", "max_connections": "300", "shared_buffers": "'256MB'", "full_page_writes": "off"}
 
@@ -112,10 +116,16 @@ def docker_answers() -> bool:
 
 
 def free_port() -> int:
-    """Return a TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port that nobody uses, for a process that is started with it.
+
+    Raises:
+        RuntimeError: All of them are taken.
+    """
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError(f"no port from {PORTS.start} to {PORTS.stop - 1} is free; end what listens there")
 
 
 def wait_until_listening(port: int) -> None:
