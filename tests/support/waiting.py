@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TypeVar
 
 Value = TypeVar("Value")
@@ -31,3 +32,8 @@ def eventually_sync(look: Callable[[], Value], what: str, *, timeout: float = 10
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout:g} s: {what}; last found {found!r}")
         time.sleep(LOOK_SECONDS)
+
+
+def eventually_text(path: Path, what: str) -> str:
+    """Return what `path` holds, as soon as it holds something: a file exists before its first byte is written."""
+    return eventually_sync(lambda: path.exists() and path.read_text(), what) or ""

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.processes import RunningServer, start_worker
 from tests.support.rest import Rest
-from tests.support.waiting import eventually_sync
+from tests.support.waiting import eventually_text
 
 MODULE = """
     import asyncio
@@ -144,12 +144,9 @@ def test_a_thread_hears_that_its_run_is_over(server: RunningServer, rest: Rest, 
         job_id = rest.submit("thread_hears")
         rest.until(job_id, "processing")
         rest.http.post(f"/v1/jobs/{job_id}/cancel")
-        eventually_sync((tmp_path / "heard").exists, "LeaseLost reached the thread")
+        assert "cancelled" in eventually_text(tmp_path / "heard", "LeaseLost reached the thread")
         rest.ended(rest.submit("thread_times_out", max_retries=0))
-        eventually_sync((tmp_path / "timed_out").exists, "the thread heard of its timeout")
-
-    assert "cancelled" in (tmp_path / "heard").read_text()
-    assert "timeout" == (tmp_path / "timed_out").read_text()
+        assert "timeout" == eventually_text(tmp_path / "timed_out", "the thread heard of its timeout")
 
 
 def test_handlers_enqueue_from_the_loop_and_from_threads(server: RunningServer, rest: Rest, tmp_path: Path) -> None:

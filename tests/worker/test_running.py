@@ -10,7 +10,7 @@ import pytest
 from tests.support.processes import RunningServer, start_process, start_worker
 from tests.support.proxy import Proxy
 from tests.support.rest import Rest
-from tests.support.waiting import eventually, eventually_sync
+from tests.support.waiting import eventually, eventually_sync, eventually_text
 
 MODULE = """
     import asyncio, os, threading, time
@@ -170,10 +170,9 @@ def test_cancelling_a_running_job_reaches_its_handler(server: RunningServer, res
         cancelled_at = time.monotonic()
         rest.http.post(f"/v1/jobs/{job_id}/cancel")
 
-        eventually_sync((tmp_path / "stopped").exists, "the handler was stopped")
+        assert "cancelled" == eventually_text(tmp_path / "stopped", "the handler was stopped")
 
     assert time.monotonic() - cancelled_at < 2
-    assert "cancelled" == (tmp_path / "stopped").read_text()
     assert ["cancelled"] == rest.history(job_id)
 
 
@@ -271,7 +270,7 @@ async def test_a_worker_that_could_not_renew_stops_before_the_server_gives_the_j
             proxy.swallow_to_target = proxy.swallow_to_client = proxy.refuses = True
 
             async def is_stopped() -> bool:
-                return (tmp_path / "stopped").exists()
+                return (tmp_path / "stopped").exists() and bool((tmp_path / "stopped").read_text())
 
             await eventually(is_stopped, "the handler is cancelled")
             status = rest.job(job_id)["status"]
