@@ -36,6 +36,8 @@ def main() -> int:
         "HATCH_CACHE_DIR": str(HOME / "cache"),
         "PATH": f"{PYTHON.parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
+    # Tests start hundreds of processes, each of which would compile all that it imports.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     os.chdir(ROOT)
     os.execve(PYTHON, [str(PYTHON), "-m", "hatch", "run", *sys.argv[1:]], environment)
 
