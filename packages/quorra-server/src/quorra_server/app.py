@@ -52,6 +52,9 @@ log = structlog.get_logger(__name__)
 
 VERSION = version("quorra-server")
 ANONYMOUS = "anonymous"
+# A batch of a thousand jobs is some ten thousand objects that are gone within milliseconds. Python's 700 would have the
+# garbage collector look at all of them first.
+YOUNG_OBJECTS_MAX = 20_000
 # Workers that do not hear the drain message by then notice when their stream closes.
 DRAIN_MESSAGES_SECONDS = 1.0
 
@@ -90,6 +93,7 @@ async def serve(config: Config, stop: asyncio.Event) -> None:
             await rest_server.start(http_socket)
             # What a server is made of stays until it ends: the garbage collector need not look through it each time.
             gc.freeze()
+            gc.set_threshold(YOUNG_OBJECTS_MAX)
             log.info("serving", http=str(config.listen.http), grpc=str(config.listen.grpc), node=config.node)
             await stop.wait()
             await _drain(config, services, grpc_server, rest_server)
@@ -157,6 +161,7 @@ def _services(
         dispatcher=Dispatcher(database.fast, wakeups, metrics, poll_seconds=poll_seconds),
         starts=StartsBuffer(database.fast),
         settle=SettleService(database.fast, wakeups, metrics, acknowledged),
+        closing=close_batches.CloseBatches(database.fast),
         cancel=CancelService(database.main, wakeups),
         retry=RetryService(database.main, wakeups),
         replay=ReplayService(database.main, wakeups),
@@ -198,7 +203,7 @@ async def _running(
             time_out_runs.TimeOutRuns(database.fast, wakeups, metrics).run_once,
             time_out_runs.INTERVAL_SECONDS,
         ),
-        Loop("close_batches", close_batches.CloseBatches(database.fast).run_once, close_batches.INTERVAL_SECONDS),
+        Loop("close_batches", services.closing.run_once, close_batches.INTERVAL_SECONDS),
         Loop("fold_counts", fold_counts.FoldCounts(database.main, metrics).run_once, fold_counts.INTERVAL_SECONDS),
         Loop("watch_primary", watch.run_once, watch_primary.INTERVAL_SECONDS),
         Loop("report_failovers", failovers.run_once, watch_primary.INTERVAL_SECONDS),

@@ -272,23 +272,21 @@ class Dispatcher:
 
     async def _lease(self, lane: Lane, stream: Stream, limit: int) -> None:
         heat = lane.heat
-        took = delivered = 0
+        delivered = 0
         try:
             batch = await self._lease_batch(lane, stream, limit)
-            took = len(batch.jobs) if batch else 0
+            lane.is_plenty = batch is not None and len(batch.jobs) == limit
+            if lane.is_plenty:
+                # PostgreSQL looks for the next jobs while these are written.
+                self._pump(lane)
+                await asyncio.sleep(0)
             if batch is not None:
-                await self._deliver(lane, stream, batch)
-                delivered = took
-        except QuorraError as error:
-            log_trouble(log, "lease_failed", error, queue=lane.queue)
-            await asyncio.sleep(TROUBLE_PAUSE_SECONDS)
+                self._deliver(lane, stream, batch)
+                delivered = len(batch.jobs)
         finally:
             stream.reserved -= limit
             stream.hold(lane.queue, delivered - limit)
-            lane.leasing -= 1
-            lane.leasing_jobs -= limit
-        lane.is_plenty = took == limit
-        if took < limit and lane.heat == heat and lane.leasing == 0:
+        if delivered < limit and lane.heat == heat and lane.leasing == 0:
             self._cool(lane)
         # Also after an empty lease: while it ran, the stream had no credit left and may have been passed over.
         self._offer(stream)
@@ -297,19 +295,30 @@ class Dispatcher:
     async def _lease_batch(self, lane: Lane, stream: Stream, limit: int) -> LeaseBatch | None:
         begin = self._begin(lane)
         started = time.monotonic()
-        batch = await leases.lease_jobs(
-            self._pool,
-            queue=lane.queue,
-            limit=limit,
-            worker=stream.worker,
-            principal=stream.principal,
-            lease_ms=stream.lease_ms,
-            secret=uuid4(),
-            types=lane.type_list,
-            begin=begin,
-        )
+        try:
+            batch = await leases.lease_jobs(
+                self._pool,
+                queue=lane.queue,
+                limit=limit,
+                worker=stream.worker,
+                principal=stream.principal,
+                lease_ms=stream.lease_ms,
+                secret=uuid4(),
+                types=lane.type_list,
+                begin=begin,
+            )
+            seconds = time.monotonic() - started
+            if batch is not None:
+                await self._add_checkpoints(batch)
+        except QuorraError as error:
+            log_trouble(log, "lease_failed", error, queue=lane.queue)
+            await asyncio.sleep(TROUBLE_PAUSE_SECONDS)
+            return None
+        finally:
+            lane.leasing -= 1
+            lane.leasing_jobs -= limit
         is_full = batch is not None and len(batch.jobs) == limit
-        self._move_cursor(lane, batch.jobs[-1] if batch else None, begin, is_full, time.monotonic() - started)
+        self._move_cursor(lane, batch.jobs[-1] if batch else None, begin, is_full, seconds)
         return batch
 
     def _begin(self, lane: Lane) -> Cursor:
@@ -336,13 +345,12 @@ class Dispatcher:
                 # What is left lies before the cursor: the lane is not cold yet.
                 lane.heat += 1
 
-    async def _deliver(self, lane: Lane, stream: Stream, batch: LeaseBatch) -> None:
+    def _deliver(self, lane: Lane, stream: Stream, batch: LeaseBatch) -> None:
         count = len(batch.jobs)
         self._metrics.jobs_leased.labels(self._metrics.queue(lane.queue)).inc(count)
         self._metrics.lease_batch.observe(count)
         leased_at_us = batch.leased_at_us
         self._metrics.wait_seconds.observe_many([(leased_at_us - job.run_at_us) / 1_000_000 for job in batch.jobs])
-        await self._add_checkpoints(batch)
         stream.sent_total += count
         self._share_out(stream, lane, count)
         stream.deliver(batch)

@@ -19,8 +19,10 @@ from quorra_server.storage.database import Pool
 from quorra_server.storage.leases import EndedMembers, Member
 
 REPORTS_MAX = 2_000
-# While one statement waits for its commit, the next one already runs.
+# Small statements at the same time share a flush. Beside a large one the next group had better grow: a statement of 900
+# takes a twentieth less for each report than two of 400.
 STATEMENTS_AT_ONCE = 2
+REPORTS_AT_ONCE = 200
 
 
 class _Waiting:
@@ -53,6 +55,7 @@ class SettleService:
         self._acknowledged = acknowledged
         self._waiting: list[_Waiting] = []
         self._runners: set[asyncio.Task[None]] = set()
+        self._under_way = 0
 
     async def settle_attempts(self, reports: Sequence[Report], principal: str) -> list[Settled]:
         """Record how attempts ended and return the reports that were refused, in the order given.
@@ -86,7 +89,7 @@ class SettleService:
     async def _settle(self, reports: Sequence[Report], principal: str) -> _Answer:
         waiting = _Waiting(principal, reports)
         self._waiting.append(waiting)
-        if len(self._runners) < STATEMENTS_AT_ONCE:
+        if not self._runners or (len(self._runners) < STATEMENTS_AT_ONCE and self._under_way < REPORTS_AT_ONCE):
             runner = asyncio.create_task(self._run())
             self._runners.add(runner)
             runner.add_done_callback(self._runners.discard)
@@ -128,7 +131,11 @@ class SettleService:
     async def _settle_group(self, group: Sequence[_Waiting]) -> _Answer:
         reports = list(chain.from_iterable(waiting.reports for waiting in group))
         self._metrics.settle_batch.observe(len(reports))
-        ended = await leases.settle_attempts(self._pool, group[0].principal, reports)
+        self._under_way += len(reports)
+        try:
+            ended = await leases.settle_attempts(self._pool, group[0].principal, reports)
+        finally:
+            self._under_way -= len(reports)
         refused: dict[Member, Settled] = {}
         if sum(len(alike.ordinals) for alike in ended) < len(reports):
             refused = await self._refused(reports, ended)

@@ -4,24 +4,32 @@ from quorra_server.storage import leases
 from quorra_server.storage.database import Pool
 
 INTERVAL_SECONDS = 0.1
-IDLE_ROUNDS_MAX = 20
+# Whoever looks at all batches counts the ended jobs of each one that is still open.
+ROUNDS_PER_LOOK_AT_ALL = 20
 
 
 class CloseBatches:
-    """Closes batches; looks less often while nothing ends."""
+    """Closes the batches that this server knows to be over, and now and then looks for others.
+
+    Others are those whose jobs were settled through several servers, one by one, or by SQL functions.
+    """
 
     def __init__(self, pool: Pool) -> None:
         """Take the pool to write through."""
         self._pool = pool
-        self._idle_rounds = 0
-        self._skip = 0
+        self._over: set[int] = set()
+        self._round = 0
+
+    def all_ended(self, batch: int) -> None:
+        """Note that all jobs of a batch have an outcome; being wrong costs nothing but a look."""
+        self._over.add(batch)
 
     async def run_once(self) -> bool:
-        """Remove what is settled; never asks for another round at once, for the rest is still open."""
-        if self._skip > 0:
-            self._skip -= 1
-            return False
-        closed = await leases.close_batches(self._pool, None)
-        self._idle_rounds = 0 if closed else min(self._idle_rounds + 1, IDLE_ROUNDS_MAX)
-        self._skip = self._idle_rounds
+        """Remove what is over; never asks for another round at once, for the rest is still open."""
+        over, self._over = self._over, set()
+        self._round = (self._round + 1) % ROUNDS_PER_LOOK_AT_ALL
+        if self._round == 0:
+            await leases.close_batches(self._pool, None)
+        elif over:
+            await leases.close_batches(self._pool, list(over))
         return False

@@ -52,32 +52,6 @@ reported AS NOT MATERIALIZED (
     )
     JOIN held ON held.place = report.place AND held.job_ids[report.ordinal] = report.job_id
 ),
-judged AS NOT MATERIALIZED (
-    SELECT
-        batch, ordinal, job_id, kind, leased_at, queue, worker, late, started_at, attempts, deliveries,
-        generation, result, error, error_kind,
-        CASE
-            WHEN kind = 'succeeded' THEN 'succeeded'::quorra.ended_status
-            WHEN kind = 'cancelled' THEN 'cancelled'::quorra.ended_status
-            WHEN kind = 'failed' AND (non_retryable OR attempts > max_retries) THEN 'dead'::quorra.ended_status
-        END AS status,
-        CASE
-            WHEN kind = 'failed' AND non_retryable THEN 'non_retryable'
-            WHEN kind = 'failed' AND attempts > max_retries THEN 'retries_exhausted'
-        END AS reason,
-        CASE
-            WHEN kind IN ('succeeded', 'cancelled') THEN NULL
-            WHEN kind = 'failed' AND (non_retryable OR attempts > max_retries) THEN NULL
-            WHEN kind = 'failed' AND delay_ms IS NULL THEN statement_timestamp() + coalesce((
-                SELECT quorra.retry_delay(reported.attempts, coalesce(jobs.backoff, queues.backoff))
-                FROM quorra.jobs
-                LEFT JOIN quorra.queues ON queues.name = jobs.queue
-                WHERE jobs.id = reported.job_id
-            ), interval '0')
-            ELSE statement_timestamp() + coalesce(delay_ms, 0) * interval '1 millisecond'
-        END AS retry_at
-    FROM reported
-),
 ended AS (
     INSERT INTO quorra.outcomes (
         job_id, batch, leased_at, started_at, ended_at, retry_at, ordinal, attempts, deliveries, generation,
@@ -86,7 +60,33 @@ ended AS (
     SELECT
         job_id, batch, leased_at, started_at, statement_timestamp(), retry_at, ordinal, attempts, deliveries,
         generation, kind, status, late, queue, worker, error, error_kind, reason, result::json
-    FROM judged
+    -- Not a CTE of its own: the random back-off would have it written down first.
+    FROM (
+        SELECT
+            batch, ordinal, job_id, kind, leased_at, queue, worker, late, started_at, attempts, deliveries,
+            generation, result, error, error_kind,
+            CASE
+                WHEN kind = 'succeeded' THEN 'succeeded'::quorra.ended_status
+                WHEN kind = 'cancelled' THEN 'cancelled'::quorra.ended_status
+                WHEN kind = 'failed' AND (non_retryable OR attempts > max_retries) THEN 'dead'::quorra.ended_status
+            END AS status,
+            CASE
+                WHEN kind = 'failed' AND non_retryable THEN 'non_retryable'
+                WHEN kind = 'failed' AND attempts > max_retries THEN 'retries_exhausted'
+            END AS reason,
+            CASE
+                WHEN kind IN ('succeeded', 'cancelled') THEN NULL
+                WHEN kind = 'failed' AND (non_retryable OR attempts > max_retries) THEN NULL
+                WHEN kind = 'failed' AND delay_ms IS NULL THEN statement_timestamp() + coalesce((
+                    SELECT quorra.retry_delay(reported.attempts, coalesce(jobs.backoff, queues.backoff))
+                    FROM quorra.jobs
+                    LEFT JOIN quorra.queues ON queues.name = jobs.queue
+                    WHERE jobs.id = reported.job_id
+                ), interval '0')
+                ELSE statement_timestamp() + coalesce(delay_ms, 0) * interval '1 millisecond'
+            END AS retry_at
+        FROM reported
+    ) AS judged
     ORDER BY batch, ordinal
     RETURNING job_id, batch, ordinal, kind, status, retry_at, attempts, deliveries, generation, queue
 ),
@@ -110,18 +110,23 @@ freed AS (
         WHERE status IS NOT NULL AND (SELECT bool_or(keyed) FROM held)
     ))
 ),
+-- Members that ended alike are grouped once, for the counts and for the reply.
+alike AS MATERIALIZED (
+    SELECT batch, kind, status, retry_at, queue, count(*) AS members, array_agg(ordinal) AS ordinals
+    FROM ended
+    GROUP BY batch, kind, status, retry_at, queue
+),
 counted AS (
     INSERT INTO quorra.count_deltas (waiting, held, succeeded, dead, cancelled, queue)
     SELECT
-        count(*) FILTER (WHERE status IS NULL),
-        -count(*),
-        count(*) FILTER (WHERE status = 'succeeded'),
-        count(*) FILTER (WHERE status = 'dead'),
-        count(*) FILTER (WHERE status = 'cancelled'),
+        coalesce(sum(members) FILTER (WHERE status IS NULL), 0),
+        -sum(members),
+        coalesce(sum(members) FILTER (WHERE status = 'succeeded'), 0),
+        coalesce(sum(members) FILTER (WHERE status = 'dead'), 0),
+        coalesce(sum(members) FILTER (WHERE status = 'cancelled'), 0),
         queue
-    FROM ended
+    FROM alike
     GROUP BY queue
 )
-SELECT batch, kind::text AS kind, status::text AS status, retry_at, queue, array_agg(ordinal) AS ordinals
-FROM ended
-GROUP BY batch, kind, status, retry_at, queue
+SELECT batch, kind::text AS kind, status::text AS status, retry_at, queue, ordinals
+FROM alike
