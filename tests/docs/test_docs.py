@@ -1,5 +1,7 @@
 """The documentation says what the code does: links, settings, metrics, states, and the README's commands as typed."""
 
+import ast
+import importlib
 import os
 import re
 import subprocess
@@ -25,6 +27,7 @@ def _pages() -> Iterator[Path]:
 
 
 PAGES = list(_pages())
+SNIPPET = re.compile(r"```python\n(.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -33,6 +36,21 @@ def test_every_link_inside_the_project_leads_somewhere(page: Path) -> None:
     links = [link for link in LINK.findall(page.read_text()) if "://" not in link]
 
     assert [] == [link for link in links if not (page.parent / link).exists()]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if SNIPPET.search(page.read_text())], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_what_python_in_the_docs_imports_from_quorra_exists(page: Path) -> None:
+    imports = [
+        (node.module, alias.name)
+        for snippet in SNIPPET.findall(page.read_text())
+        for node in ast.walk(ast.parse(snippet))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("quorra_")
+        for alias in node.names
+    ]
+
+    assert [] == [(module, name) for module, name in imports if not hasattr(importlib.import_module(module), name)]
 
 
 def test_every_setting_is_documented_and_every_documented_one_exists() -> None:
