@@ -2,11 +2,12 @@
 
 import asyncio
 
+import pytest
 from quorra_server.domain.states import JobStatus, OutcomeKind
-from quorra_server.storage import history, jobs, keys, queues
+from quorra_server.storage import history, jobs, keys, leases, queues
 from quorra_server.storage.keys import Key
 
-from tests.support.queue_spec import PRINCIPAL, QueueSpec
+from tests.support.queue_spec import LEASE_SECONDS, PRINCIPAL, QueueSpec
 
 
 async def test_cancelling_a_waiting_job_is_final_and_twice_is_fine(queue: QueueSpec) -> None:
@@ -87,6 +88,7 @@ async def test_a_waiting_job_can_be_moved_and_reprioritised(queue: QueueSpec) ->
 async def test_purging_removes_jobs_with_their_history(queue: QueueSpec) -> None:
     await queue.submit(3)
     dead = await queue.fail_until_dead(queue="other")
+    await leases.close_batches(queue.pool, None)
 
     assert [await jobs.purge_waiting(queue.pool, "default", limit=2) for _ in range(3)] == [2, 1, 0]
     assert await jobs.purge_dead(queue.pool, [dead]) == 1
@@ -94,6 +96,44 @@ async def test_purging_removes_jobs_with_their_history(queue: QueueSpec) -> None
     assert await jobs.get_jobs(queue.pool, [dead]) == []
     assert await queue.history_of(dead) == []
     assert (await queue.counts(), await queue.counts("other")) == ({}, {})
+
+
+@pytest.mark.parametrize("ending", ["dead", "waiting"])
+async def test_a_job_that_is_purged_while_its_batch_is_open_stays_over(queue: QueueSpec, ending: str) -> None:
+    await queue.submit(2)
+    batch = await queue.lease(2)
+    assert batch is not None
+    purged, running = batch.lease_ids()
+    await queue.start(running)
+    await queue.fail(purged, non_retryable=ending == "dead")
+
+    if ending == "dead":
+        assert 1 == await jobs.purge_dead(queue.pool, [purged.job_id])
+        assert 0 == await jobs.purge_dead(queue.pool, [purged.job_id])
+    else:
+        assert 1 == await jobs.purge_waiting(queue.pool, "default", limit=9)
+
+    assert not await queue.fail(purged, non_retryable=True), "the same report came again"
+    assert {JobStatus.PROCESSING: 1} == await queue.counts()
+    await queue.pass_time(LEASE_SECONDS + 1)
+    assert [running] == [expired.lease for expired in await queue.expire()]
+    assert {JobStatus.FAILED: 1} == await queue.counts()
+
+
+async def test_a_batch_with_a_purged_job_is_closed_when_the_others_ended(queue: QueueSpec) -> None:
+    await queue.submit(2)
+    batch = await queue.lease(2)
+    assert batch is not None
+    purged, running = batch.lease_ids()
+    await queue.fail(purged, error="said", non_retryable=True)
+
+    await jobs.purge_dead(queue.pool, [purged.job_id])
+    await queue.succeed(running)
+
+    assert {batch.batch} == await leases.close_batches(queue.pool, None)
+    assert {JobStatus.SUCCEEDED: 1} == await queue.counts()
+    left = await queue.pool.fetch("SELECT error FROM quorra.outcomes WHERE job_id = $1", purged.job_id)
+    assert [None] == [row["error"] for row in left]
 
 
 async def test_purging_leaves_nothing_that_a_handler_said(queue: QueueSpec) -> None:

@@ -1,4 +1,5 @@
--- Remove dead jobs for good, with their history.
+-- Remove dead jobs for good, with their history. What ended in a lease batch that is still open stays as a tombstone
+-- without a word of the handler's: it is what tells the batch, its expiry and a repeated report that this member is over.
 -- transition: dead ->
 -- $1 jobs uuid[]
 WITH taken AS MATERIALIZED (
@@ -11,8 +12,17 @@ WITH taken AS MATERIALIZED (
 freed AS (
     DELETE FROM quorra.keys WHERE job_id = ANY (ARRAY (SELECT job_id FROM taken))
 ),
+buried AS (
+    UPDATE quorra.outcomes
+    SET error = NULL, error_kind = NULL, result = NULL,
+        replayed_at = CASE WHEN status = 'dead' THEN statement_timestamp() END
+    WHERE job_id = ANY (ARRAY (SELECT job_id FROM taken))
+      AND EXISTS (SELECT FROM quorra.leases WHERE leases.batch = outcomes.batch)
+),
 forgotten AS (
-    DELETE FROM quorra.outcomes WHERE job_id = ANY (ARRAY (SELECT job_id FROM taken))
+    DELETE FROM quorra.outcomes
+    WHERE job_id = ANY (ARRAY (SELECT job_id FROM taken))
+      AND NOT EXISTS (SELECT FROM quorra.leases WHERE leases.batch = outcomes.batch)
 ),
 unnoted AS (
     DELETE FROM quorra.notes WHERE job_id = ANY (ARRAY (SELECT job_id FROM taken))

@@ -1,4 +1,6 @@
--- Remove the waiting jobs of a queue, with their history.
+-- Remove the waiting jobs of a queue, with their history. What ended in a lease batch that is still open stays as a
+-- tombstone without a word of the handler's: it is what tells the batch, its expiry and a repeated report that this member
+-- is over.
 -- transition: pending, failed ->
 -- $1 queue text  $2 limit int
 WITH taken AS (
@@ -14,8 +16,16 @@ WITH taken AS (
 freed AS (
     DELETE FROM quorra.keys WHERE job_id IN (SELECT job_id FROM taken)
 ),
+buried AS (
+    UPDATE quorra.outcomes
+    SET error = NULL, error_kind = NULL, result = NULL
+    WHERE job_id IN (SELECT job_id FROM taken)
+      AND EXISTS (SELECT FROM quorra.leases WHERE leases.batch = outcomes.batch)
+),
 forgotten AS (
-    DELETE FROM quorra.outcomes WHERE job_id IN (SELECT job_id FROM taken)
+    DELETE FROM quorra.outcomes
+    WHERE job_id IN (SELECT job_id FROM taken)
+      AND NOT EXISTS (SELECT FROM quorra.leases WHERE leases.batch = outcomes.batch)
 ),
 unnoted AS (
     DELETE FROM quorra.notes WHERE job_id IN (SELECT job_id FROM taken)
