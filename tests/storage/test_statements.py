@@ -103,6 +103,40 @@ async def test_hot_statements_neither_scan_nor_sort_a_filled_table(database_url:
     await connection.close()
 
 
+@pytest.mark.parametrize("analyze", ["ANALYZE quorra.leases", "SELECT 1"])
+@pytest.mark.parametrize("name", ["settle_attempts", "renew_leases", "mark_started", "append_logs", "note_progress"])
+async def test_a_report_looks_its_lease_up_among_those_of_many_workers(
+    database_url: str, name: str, analyze: str
+) -> None:
+    """With 1,860 open batches a settle of one job took 13 ms: it walked over all of them in the order of the batch."""
+    connection = await asyncpg.connect(database_url, server_settings=SESSION)
+    await connection.execute(
+        """
+        INSERT INTO quorra.leases (
+            batch, leased_at, expires_at, secret, keyed, queue, worker, principal, job_ids, attempts, deliveries,
+            silents, generations, max_retries, starts_ms
+        )
+        SELECT
+            number, now(), now() + interval '1 minute', gen_random_uuid(), false, 'q', 'w', 'p',
+            ARRAY[gen_random_uuid()], '{0}', '{1}', '{0}', '{1}', '{3}', '{-1}'
+        FROM generate_series(1, 2000) AS number
+        """
+    )
+    await connection.execute(analyze)
+    await connection.execute(f"PREPARE report AS {STATEMENTS[name]}")
+    (parameters,) = await connection.fetchrow(
+        "SELECT cardinality(parameter_types) FROM pg_prepared_statements WHERE name = 'report'"
+    )
+    plan = await connection.fetch(f"EXPLAIN (COSTS OFF) EXECUTE report({', '.join(['NULL'] * parameters)})")
+    text = "\n".join(row[0] for row in plan)
+
+    assert text.count("on leases") > 0
+    assert text.count("on leases") == len(re.findall(r"Index Cond: \(batch = \w+\.batch\)", text)) + text.count(
+        "Update on leases"
+    ), text
+    await connection.close()
+
+
 async def test_a_page_of_ended_jobs_looks_up_its_jobs_and_reads_no_others(database_url: str) -> None:
     """A page of dead letters took seconds among 156,000 jobs: all of them were kept, and compared with each outcome."""
     connection = await asyncpg.connect(database_url, server_settings=SESSION)

@@ -3,12 +3,15 @@
 -- $1 batches bigint[]  $2 secrets uuid[]  $3 principal text   one per batch, each batch once
 -- $4 batch bigint[]  $5 ordinal int[]  $6 ago_ms bigint[]    one per start
 WITH held AS MATERIALIZED (
-    SELECT leases.batch, leases.leased_at, leases.starts_ms
-    FROM unnest($1::bigint[], $2::uuid[]) AS named (batch, secret)
-    JOIN quorra.leases ON leases.batch = named.batch
-    WHERE leases.secret = named.secret AND leases.principal = $3::text
-    ORDER BY leases.batch
-    FOR NO KEY UPDATE OF leases
+    SELECT lease.batch, lease.leased_at, lease.starts_ms
+    FROM (SELECT batch, secret FROM unnest($1::bigint[], $2::uuid[]) AS pair (batch, secret) ORDER BY batch) AS named
+    -- Each looked up by itself: as a join in order of the batch, PostgreSQL would walk over all leases there are.
+    CROSS JOIN LATERAL (
+        SELECT batch, leased_at, starts_ms
+        FROM quorra.leases
+        WHERE leases.batch = named.batch AND leases.secret = named.secret AND leases.principal = $3::text
+        FOR NO KEY UPDATE
+    ) AS lease
 ),
 -- Old and new marks side by side, grouped: joining two arrays would compare each member with each mark.
 mark AS (

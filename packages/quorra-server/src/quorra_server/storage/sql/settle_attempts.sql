@@ -13,18 +13,27 @@
 WITH held AS MATERIALIZED (
     -- Appending nothing reads a stored array into memory once, so that picking an element costs the same at any length.
     SELECT
-        named.place, leases.batch, leases.leased_at, leases.expires_at, leases.keyed, leases.queue, leases.worker,
-        leases.job_ids || '{}' AS job_ids,
-        leases.attempts || '{}' AS attempts,
-        leases.deliveries || '{}' AS deliveries,
-        leases.generations || '{}' AS generations,
-        leases.max_retries || '{}' AS max_retries,
-        leases.starts_ms || '{}' AS starts_ms
-    FROM unnest($1::bigint[], $2::uuid[]) WITH ORDINALITY AS named (batch, secret, place)
-    JOIN quorra.leases ON leases.batch = named.batch
-    WHERE leases.secret = named.secret AND leases.principal = $3::text
-    ORDER BY leases.batch
-    FOR KEY SHARE OF leases
+        named.place, lease.batch, lease.leased_at, lease.expires_at, lease.keyed, lease.queue, lease.worker,
+        lease.job_ids || '{}' AS job_ids,
+        lease.attempts || '{}' AS attempts,
+        lease.deliveries || '{}' AS deliveries,
+        lease.generations || '{}' AS generations,
+        lease.max_retries || '{}' AS max_retries,
+        lease.starts_ms || '{}' AS starts_ms
+    FROM (
+        SELECT batch, secret, place
+        FROM unnest($1::bigint[], $2::uuid[]) WITH ORDINALITY AS pair (batch, secret, place)
+        ORDER BY batch
+    ) AS named
+    -- Each looked up by itself: as a join in order of the batch, PostgreSQL would walk over all leases there are.
+    CROSS JOIN LATERAL (
+        SELECT
+            batch, leased_at, expires_at, keyed, queue, worker,
+            job_ids, attempts, deliveries, generations, max_retries, starts_ms
+        FROM quorra.leases
+        WHERE leases.batch = named.batch AND leases.secret = named.secret AND leases.principal = $3::text
+        FOR KEY SHARE
+    ) AS lease
 ),
 reported AS NOT MATERIALIZED (
     SELECT
