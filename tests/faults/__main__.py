@@ -2,7 +2,7 @@
 
 hatch run faults --minutes 10 --seed 7
 hatch run faults --minutes 2 --kinds worker.kill,pg.restart_fast
-hatch run faults --kinds pg.restart_fast --count 100 --pause 4 --minutes 60 --limits
+hatch run faults --kinds pg.restart_fast --count 100 --pause 4 --lanes 1 --minutes 60 --limits
 hatch run faults --minutes 5 --against http://localhost:8080 --grpc localhost:50051
 """
 
