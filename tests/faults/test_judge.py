@@ -137,6 +137,24 @@ def test_what_is_late_while_the_whole_machine_stands_still_is_not_held_against_t
     assert broken == verdict.broken
 
 
+@pytest.mark.parametrize(
+    ("kind", "holds_up", "is_asked"), [("worker.kill", False, True), ("pg.restart_fast", True, False)]
+)
+def test_how_soon_a_job_runs_again_is_asked_where_nothing_kept_all_jobs_waiting(
+    tmp_path: Path, kind: str, holds_up: bool, is_asked: bool
+) -> None:
+    fault = {"event": "fault", "at": AT, "kind": kind, "began": AT, "ended": AT, "hits": 1, "holds_up": holds_up}
+    (tmp_path / "faults-1.jsonl").write_text(json.dumps(fault) + "\n")
+    judge = Judge(tmp_path, NO_QUOTAS, with_limits=True)
+    judge.fold.reclaims.append(
+        Reclaim(expires_at=AT + 60, ended_at=AT + 60, worker="w", retry_at=None, leased_again_at=AT + 63)
+    )
+
+    verdict = judge.judge()
+
+    assert is_asked == any("is 3 s of at most 2 s" in line for line in verdict.why), verdict.why
+
+
 def test_without_the_databases_log_a_last_look_decides_and_the_rest_is_named(tmp_path: Path) -> None:
     lines = [*_submission(JOB), {"event": "final", "job": JOB, "state": "missing"}]
     (tmp_path / "client-1.jsonl").write_text("".join(json.dumps({"at": AT, **line}) + "\n" for line in lines))
