@@ -460,7 +460,7 @@ class Judge:
     def _slow(self, recovery: dict[str, dict[str, float]]) -> list[str]:
         """Return what took longer than it may.
 
-        Where PostgreSQL or servers were away, jobs wait in line behind those that gathered meanwhile: how soon a job runs
+        Where PostgreSQL or servers were away, jobs wait in line behind those that gathered meanwhile: how soon one runs
         again then says how long the line was.
         """
         waits_in_line = any(fault["holds_up"] and fault["hits"] for fault in self.faults)
