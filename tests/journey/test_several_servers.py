@@ -11,7 +11,7 @@ import httpx
 from tests.support.processes import NO_TLS, RunningServer, start_server, start_worker
 from tests.support.rest import Rest
 from tests.support.services import free_port, own_redis
-from tests.support.waiting import eventually_sync
+from tests.support.waiting import eventually_sync, written
 
 RECORDER = """
     import os
@@ -28,8 +28,7 @@ RECORDER = """
 
 
 def _ran(folder: Path) -> Counter[str]:
-    file = folder / "ran"
-    return Counter(file.read_text().split()) if file.exists() else Counter()
+    return Counter(written(folder / "ran").split())
 
 
 def _text(url: str) -> str:

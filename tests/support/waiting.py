@@ -36,4 +36,9 @@ def eventually_sync(look: Callable[[], Value], what: str, *, timeout: float = 10
 
 def eventually_text(path: Path, what: str) -> str:
     """Return what `path` holds, as soon as it holds something: a file exists before its first byte is written."""
-    return eventually_sync(lambda: path.exists() and path.read_text(), what) or ""
+    return eventually_sync(lambda: written(path), what)
+
+
+def written(path: Path) -> str:
+    """Return what a file holds by now; nothing while it does not exist."""
+    return path.read_text() if path.exists() else ""

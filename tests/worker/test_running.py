@@ -10,7 +10,7 @@ import pytest
 from tests.support.processes import RunningServer, start_process, start_worker
 from tests.support.proxy import Proxy
 from tests.support.rest import Rest
-from tests.support.waiting import eventually, eventually_sync, eventually_text
+from tests.support.waiting import eventually, eventually_sync, eventually_text, written
 
 MODULE = """
     import asyncio, os, threading, time
@@ -270,7 +270,7 @@ async def test_a_worker_that_could_not_renew_stops_before_the_server_gives_the_j
             proxy.swallow_to_target = proxy.swallow_to_client = proxy.refuses = True
 
             async def is_stopped() -> bool:
-                return (tmp_path / "stopped").exists() and bool((tmp_path / "stopped").read_text())
+                return bool(written(tmp_path / "stopped"))
 
             await eventually(is_stopped, "the handler is cancelled")
             status = rest.job(job_id)["status"]

@@ -13,6 +13,7 @@ from tests.faults.kinds.processes import alive, end, gone, pause, working
 from tests.faults.kinds.registry import WAIT_SECONDS_MAX, kind
 from tests.faults.plans import new_id, new_job
 from tests.faults.stage import Stage
+from tests.support.waiting import written
 
 
 @kind("worker.kill")
@@ -63,8 +64,7 @@ async def freeze_event_loop(stage: Stage, dice: random.Random) -> int:
     pid, before = worker.pid, time.time()
     await asyncio.sleep(stage.lease_seconds * 1.5 + 0.5)
     path = stage.folder / f"worker-{pid}.jsonl"
-    text = path.read_text() if path.exists() else ""
-    return sum(float(moment) > before for moment in re.findall(r'"event":"froze","at":([\d.]+)', text))
+    return sum(float(moment) > before for moment in re.findall(r'"event":"froze","at":([\d.]+)', written(path)))
 
 
 @kind("worker.herd")

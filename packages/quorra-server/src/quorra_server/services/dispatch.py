@@ -275,7 +275,6 @@ class Dispatcher:
         delivered = 0
         try:
             batch = await self._lease_batch(lane, stream, limit)
-            lane.is_plenty = batch is not None and len(batch.jobs) == limit
             if lane.is_plenty:
                 # PostgreSQL looks for the next jobs while these are written.
                 self._pump(lane)
@@ -313,12 +312,13 @@ class Dispatcher:
         except QuorraError as error:
             log_trouble(log, "lease_failed", error, queue=lane.queue)
             await asyncio.sleep(TROUBLE_PAUSE_SECONDS)
+            lane.is_plenty = False
             return None
         finally:
             lane.leasing -= 1
             lane.leasing_jobs -= limit
-        is_full = batch is not None and len(batch.jobs) == limit
-        self._move_cursor(lane, batch.jobs[-1] if batch else None, begin, is_full, seconds)
+        lane.is_plenty = batch is not None and len(batch.jobs) == limit
+        self._move_cursor(lane, batch.jobs[-1] if batch else None, begin, seconds)
         return batch
 
     def _begin(self, lane: Lane) -> Cursor:
@@ -332,9 +332,9 @@ class Dispatcher:
             self._metrics.cursor_leases.labels(self._metrics.queue(lane.queue)).inc()
         return lane.cursor
 
-    def _move_cursor(self, lane: Lane, last: LeasedJob | None, begin: Cursor, is_full: bool, seconds: float) -> None:
+    def _move_cursor(self, lane: Lane, last: LeasedJob | None, begin: Cursor, seconds: float) -> None:
         """Go on behind a full lease, stay near the end of a slow one, and else look at the head again."""
-        if last is not None and is_full:
+        if last is not None and lane.is_plenty:
             lane.cursor, lane.is_slow = _place(last), False
         elif last is not None and (lane.is_slow if begin is not HEAD else seconds > SLOW_LEASE_SECONDS):
             lane.cursor = _place(last, SLOW_CURSOR_OVERLAP)
