@@ -158,7 +158,8 @@ class Wakeups:
             return
         try:
             await asyncio.wait_for(path.publish(message), PUBLISH_SECONDS_MAX)
-        except (OSError, TimeoutError) as error:
+        except Exception as error:
+            # As in `_receive`: else nothing would be sent any more, by any path.
             self._demote(path, error)
 
     async def _receive(self, path: Path) -> None:
@@ -170,7 +171,8 @@ class Wakeups:
                     self._promote(path)
                     if message:
                         self._hear(path, message)
-            except OSError as error:
+            except Exception as error:
+                # What a client library did not foresee must not end the path for good.
                 self._demote(path, error)
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
             pause = min(pause * 2, RECONNECT_SECONDS[1])
