@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -16,6 +17,7 @@ from quorra_server.storage.database import Executor, KeyTaken, Pool, PoolSetting
 from quorra_server.storage.sqlstates import MEANINGS, Meaning, meaning_of
 
 from tests.conftest import on_database
+from tests.support.pair import Pair, replicated_postgres
 from tests.support.proxy import Proxy
 from tests.support.services import own_postgres
 from tests.support.waiting import eventually
@@ -365,6 +367,43 @@ async def test_a_session_that_was_ended_for_being_idle_costs_no_call() -> None:
 
     assert first != second
     assert Meaning.CUT is MEANINGS["57P05"]
+
+
+@pytest.mark.slow
+def test_a_database_that_the_primary_drops_ends_the_sessions_on_its_standby(tmp_path: Path) -> None:
+    """They hear 57P04; the driver tells only that the connection is closed, and nobody gets another one."""
+    with replicated_postgres(tmp_path, is_synchronous=False) as pair:
+        met, afterwards = asyncio.run(_met_when_dropped(pair))
+        log = (pair.standby.home / "postgres.log").read_text()
+
+    assert "57P04 FATAL" in log
+    assert (OutcomeUnknown, StorageUnavailable) == (type(met), type(afterwards))
+    assert Meaning.CUT is meaning_of(met.__cause__) is MEANINGS["57P04"]
+
+
+async def _met_when_dropped(pair: Pair) -> tuple[Exception, Exception]:
+    """Drop a database on the primary; return what a statement on the standby meets, and what the next one does."""
+    admin = await asyncpg.connect(pair.primary.dsn)
+    await admin.execute("CREATE DATABASE short_lived")
+    url = on_database(pair.standby.dsn, "short_lived")
+    await eventually(lambda: _exists(pair.standby.dsn, "short_lived"), "the standby has it")
+    async with opened(pool_on(url)) as pool:
+        sleeping = asyncio.create_task(pool.fetch(SLEEP))
+        await Scene(url, pool).to_sleepers("abs")
+        await admin.execute("DROP DATABASE short_lived")
+        await admin.close()
+        with pytest.raises(QuorraError) as met:
+            await sleeping
+        with pytest.raises(QuorraError) as afterwards:
+            await pool.fetch("SELECT 1")
+    return met.value, afterwards.value
+
+
+async def _exists(url: str, database: str) -> bool:
+    connection = await asyncpg.connect(url)
+    found = await connection.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", database)
+    await connection.close()
+    return bool(found)
 
 
 async def _works(pool: Pool) -> bool:

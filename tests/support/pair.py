@@ -25,6 +25,8 @@ SETTINGS = {
     "wal_keep_size": "'512MB'",
     "wal_sender_timeout": "'10s'",
     "log_min_messages": "warning",
+    # When, and which SQLSTATE.
+    "log_line_prefix": "'%m %e '",
 }
 WAIT_SECONDS_MAX = 30.0
 STANDBY_NAME = "quorra_standby"

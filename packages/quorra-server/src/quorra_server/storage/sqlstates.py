@@ -25,11 +25,11 @@ MEANINGS: dict[str, Meaning] = {
     "57014": Meaning.CUT,  # query_canceled: of a COMMIT that waits for a standby, it says nothing
     "57P01": Meaning.CUT,  # admin_shutdown
     "57P02": Meaning.CUT,  # crash_shutdown
+    "57P04": Meaning.CUT,  # database_dropped: a standby ends its sessions so
     "57P05": Meaning.CUT,  # idle_session_timeout
     "25P03": Meaning.CUT,  # idle_in_transaction_session_timeout
     "08": Meaning.CUT,  # connection exceptions
     "57P03": Meaning.REFUSED,  # cannot_connect_now: starting up, or shutting down
-    "57P04": Meaning.REFUSED,  # database_dropped
     "53": Meaning.REFUSED,  # insufficient resources: disk full, out of memory, too many connections
     "28": Meaning.REFUSED,  # invalid authorization
     "3D000": Meaning.REFUSED,  # invalid_catalog_name
