@@ -61,6 +61,13 @@ def test_a_life_without_a_fault_breaks_nothing() -> None:
     assert findings.checked["I4"] > 0
 
 
+def test_a_life_that_begins_with_a_lease_breaks_nothing() -> None:
+    findings = _played(_handed_over(), _ended("succeeded", "2"))
+
+    assert {} == dict(findings.broken)
+    assert findings.checked["I14"] > 0
+
+
 @pytest.mark.parametrize(
     ("invariant", "life"),
     [
@@ -75,6 +82,8 @@ def test_a_life_without_a_fault_breaks_nothing() -> None:
         ("I3", [["_submitted"], ["_leased"], ["_ended", "succeeded"], ["_again"]]),
         ("I17", [["_submitted"], ["_leased"], ["_revived"]]),
         ("I8", [["_submitted", "60"], ["_leased"]]),
+        ("I8", [["_handed_over", "60"]]),
+        ("I20", [["_recorded"]]),
     ],
 )
 def test_a_life_that_breaks_an_invariant_is_seen(invariant: str, life: list[list[str]]) -> None:
@@ -196,9 +205,17 @@ def _moment(seconds: float) -> str:
 
 
 def _submitted(due_in: str = "0") -> Transaction:
+    return _transaction(*_recorded().changes, Change("insert", "ready", _ready(due_in, deliveries=0)))
+
+
+def _recorded(delay: str = "0") -> Transaction:
     job: Row = {"id": JOB, "type": "work", "queue": "q", "unique_key": None, "max_retries": "3", "backoff": None}
-    job["payload"] = '{"token": "t", "plan": "o"}'
-    return _transaction(Change("insert", "jobs", job), Change("insert", "ready", _ready(due_in, deliveries=0)))
+    job["payload"] = json.dumps({"token": "t", "plan": "o", "delay": int(delay)})
+    return _transaction(Change("insert", "jobs", job))
+
+
+def _handed_over(delay: str = "0") -> Transaction:
+    return _transaction(*_recorded(delay).changes, *_leased("2").changes)
 
 
 def _ready(due_in: str, deliveries: int) -> Row:
@@ -213,8 +230,8 @@ def _leased(batch: str = "1") -> Transaction:
     return _transaction(*left, Change("insert", "leases", lease))
 
 
-def _ended(kind: str) -> Transaction:
-    outcome: Row = {"job_id": JOB, "batch": "1", "kind": kind, "leased_at": _moment(0), "ended_at": _moment(1)}
+def _ended(kind: str, batch: str = "1") -> Transaction:
+    outcome: Row = {"job_id": JOB, "batch": batch, "kind": kind, "leased_at": _moment(0), "ended_at": _moment(1)}
     outcome |= {
         "status": kind if kind == "succeeded" else None,
         "retry_at": None if kind == "succeeded" else _moment(1),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
-from quorra_server.domain.job import LeaseId
+from quorra_server.domain.job import LeaseBatch, LeaseId
 from quorra_server.domain.retry import DEFAULT_BACKOFF
 from quorra_server.domain.states import JobStatus, OutcomeKind
 from quorra_server.storage import jobs, leases, queues
@@ -97,6 +97,16 @@ class StorageMachine(RuleBasedStateMachine):
         job_id = self.call(self.queue.enqueue(max_retries=max_retries, delay_seconds=float(delay)))
         self.model.jobs[job_id] = ModelJob(max_retries, due=self.model.now + delay)
 
+    @rule(target=leased, count=st.integers(1, 4), max_retries=st.integers(0, 2), timeout=st.sampled_from([0, 0, 10]))
+    def hand_over(self, count: int, max_retries: int, timeout: int) -> Any:
+        """New jobs are leased at once, unless others are due."""
+        line_is_empty = not any(self._is_due(job) for job in self.model.jobs.values())
+        ids, batch = self.call(self.queue.hand_over(count, max_retries=max_retries, timeout_ms=timeout * 1000))
+        assert (batch is not None) == line_is_empty
+        for job_id in ids:
+            self.model.jobs[job_id] = ModelJob(max_retries, due=self.model.now, timeout=timeout)
+        return self._taken(batch)
+
     @rule(target=leased, limit=st.integers(1, 5))
     def lease(self, limit: int) -> Any:
         batch = self.call(self.queue.lease(limit))
@@ -104,6 +114,11 @@ class StorageMachine(RuleBasedStateMachine):
         taken = batch.lease_ids() if batch else []
         assert len(taken) == min(limit, len(due))
         assert {lease.job_id for lease in taken} <= due
+        return self._taken(batch)
+
+    def _taken(self, batch: LeaseBatch | None) -> Any:
+        """Note what was leased."""
+        taken = batch.lease_ids() if batch else []
         for lease in taken:
             job = self.model.jobs[lease.job_id]
             job.lease, job.status, job.deliveries = lease, JobStatus.LEASED, job.deliveries + 1

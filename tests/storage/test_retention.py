@@ -44,8 +44,26 @@ async def test_a_kept_job_can_still_be_settled_and_goes_when_its_own_time_is_ove
     await retention.drop_partitions(queue.pool, timedelta(days=-1), MONTH)
 
     assert await queue.succeed(lease)
+    await leases.close_batches(queue.pool, None)
     pruned = await retention.prune_default(queue.pool, timedelta(seconds=-1), MONTH, limit=10)
 
     assert pruned == 1
     assert await queue.places() == {}
     assert await queue.counts() == {}
+
+
+async def test_a_job_past_its_time_stays_until_the_last_of_its_batch_has_ended(queue: QueueSpec) -> None:
+    await queue.submit(2)
+    batch = await queue.lease(2)
+    assert batch is not None
+    over, running = batch.lease_ids()
+    await queue.succeed(over)
+    await retention.drop_partitions(queue.pool, timedelta(days=-1), MONTH)
+
+    too_early = await retention.prune_default(queue.pool, timedelta(seconds=-1), MONTH, limit=10)
+    await queue.succeed(running)
+    closed = await leases.close_batches(queue.pool, None)
+    pruned = await retention.prune_default(queue.pool, timedelta(seconds=-1), MONTH, limit=10)
+
+    assert (0, {batch.batch}, 2) == (too_early, closed, pruned)
+    assert {} == await queue.counts()

@@ -11,7 +11,7 @@ from quorra_server.domain.ids import new_job_id
 from quorra_server.domain.job import JobDetails, LeaseBatch, LeaseId, NewJob, Report
 from quorra_server.domain.states import JobStatus, OutcomeKind
 from quorra_server.services.lease_ids import text_of
-from quorra_server.storage import history, jobs, leases, queues
+from quorra_server.storage import handover, history, jobs, leases, queues
 from quorra_server.storage.database import Pool, PoolSettings
 from quorra_server.storage.leases import ExpiredLease, TimedOutRun
 
@@ -47,6 +47,18 @@ class QueueSpec:
 
     async def submit_one(self, **fields: Any) -> UUID:
         return (await self.submit(1, **fields))[0]
+
+    async def hand_over(self, count: int = 1, **fields: Any) -> tuple[list[UUID], LeaseBatch | None]:
+        """Submit jobs to a worker that waits for them."""
+        fields = {"type": "task", "payload": "{}", **fields}
+        new = [NewJob(id=new_job_id(), **fields) for _ in range(count)]
+        return [job.id for job in new], await self.hand_over_jobs(new)
+
+    async def hand_over_jobs(self, new: Sequence[NewJob]) -> LeaseBatch | None:
+        _, batch = await handover.submit_leased_jobs(
+            self.pool, new, worker="worker-1", principal=PRINCIPAL, lease_ms=LEASE_SECONDS * 1000, secret=uuid4()
+        )
+        return batch
 
     async def lease(self, limit: int = 10, *, queue: str = "default", **wishes: Any) -> LeaseBatch | None:
         wishes.setdefault("lease_ms", LEASE_SECONDS * 1000)

@@ -80,6 +80,7 @@ class Reclaim:
 class _Moved:
     """What one transaction did to one job."""
 
+    is_new: bool = False
     left_waiting: Waiting | None = None
     outcome: Outcome | None = None
     entered_waiting: Waiting | None = None
@@ -128,7 +129,8 @@ class Fold:
     def _apply(self, change: Change, moved: dict[str, _Moved], created: list[Lease], closed: list[str]) -> None:
         table, verb, row = change.table, change.verb, change.row
         if table == "jobs":
-            self._apply_job(verb, tables.submission(row) if verb != "delete" else None, row.get("id") or "")
+            submission = tables.submission(row) if verb != "delete" else None
+            self._apply_job(verb, submission, row.get("id") or "", moved)
         elif table == "ready":
             self._apply_waiting(change, moved)
         elif table == "leases":
@@ -136,7 +138,7 @@ class Fold:
         elif table == "outcomes" and verb != "delete":
             self._apply_outcome(verb, tables.outcome(row), moved)
 
-    def _apply_job(self, verb: str, submission: Submission | None, job_id: str) -> None:
+    def _apply_job(self, verb: str, submission: Submission | None, job_id: str, moved: dict[str, _Moved]) -> None:
         if submission is None:
             self.jobs.pop(job_id, None)
         elif verb == "update":
@@ -145,6 +147,7 @@ class Fold:
         else:
             self.findings.check("I3", submission.job not in self.jobs, f"job {submission.job} was recorded twice")
             self.jobs[submission.job] = Job(submission)
+            moved[submission.job].is_new = True
             if submission.token:
                 self.by_token[submission.token].append(submission.job)
 
@@ -227,7 +230,7 @@ class Fold:
                 self._check_delay(job, move.entered_waiting, transaction.committed_at)
             self._enter_waiting(job, move.entered_waiting, move.outcome)
         if move.entered_lease is not None:
-            self._enter_lease(job, move.entered_lease, move.left_waiting)
+            self._enter_lease(job, move.entered_lease, move)
         elif move.left_waiting is not None and move.outcome is None and move.entered_waiting is None:
             self.findings.check("I20", False, f"job {job_id} left the line and went nowhere")
         self.findings.check(
@@ -380,9 +383,10 @@ class Fold:
             )
         job.waiting = waiting
 
-    def _enter_lease(self, job: Job, lease: Lease, left: Waiting | None) -> None:
-        check, job_id = self.findings.check, job.submission.job
-        check("I14", left is not None, f"job {job_id} was leased and was not waiting")
+    def _enter_lease(self, job: Job, lease: Lease, move: _Moved) -> None:
+        check, job_id, left = self.findings.check, job.submission.job, move.left_waiting
+        # A worker that waits is given a new job by the commit that records it.
+        check("I14", left is not None or move.is_new, f"job {job_id} was leased and was neither waiting nor new")
         check(
             "I6", job.lease is None, f"job {job_id} was leased while its lease {job.lease and job.lease.batch} is live"
         )
@@ -398,6 +402,11 @@ class Fold:
                 lease.attempts[lease.jobs.index(job_id)] == left.attempts,
                 f"job {job_id} lost count of its attempts",
             )
+        elif move.is_new:
+            delay, queue = job.submission.delay, job.submission.queue
+            check("I8", delay == 0, f"job {job_id} was leased when it was recorded, its delay is {delay} s")
+            check("I14", lease.queue == queue, f"new job {job_id} of queue {queue} was leased from {lease.queue}")
+            check("I7", lease.attempts[lease.jobs.index(job_id)] == 0, f"new job {job_id} was leased with attempts")
         job.lease = lease
         job.deliveries += 1
         reclaim = self._open_reclaims.pop(job_id, None)

@@ -154,11 +154,12 @@ def _services(
     config: Config, database: Database, wakeups: Wakeups, metrics: Metrics, acknowledged: Acknowledged
 ) -> Services:
     poll_seconds = config.timing.poll_seconds
+    dispatcher = Dispatcher(database.fast, wakeups, metrics, poll_seconds=poll_seconds)
     return Services(
-        submit=SubmitService(database.main, wakeups, metrics, acknowledged),
+        submit=SubmitService(database.main, dispatcher, wakeups, metrics, acknowledged),
         lease=LeaseService(database.fast, wakeups, metrics, poll_seconds=poll_seconds),
         plain_workers=PlainWorkers(database.main),
-        dispatcher=Dispatcher(database.fast, wakeups, metrics, poll_seconds=poll_seconds),
+        dispatcher=dispatcher,
         starts=StartsBuffer(database.fast),
         settle=SettleService(database.fast, wakeups, metrics, acknowledged),
         closing=close_batches.CloseBatches(database.fast),

@@ -1,7 +1,7 @@
 """What travels between the rooms: a job as submitted, as leased and as read back, and the reports on it."""
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -9,6 +9,8 @@ from msgspec import Struct
 
 from quorra_server.domain.retry import Backoff
 from quorra_server.domain.states import JobStatus, OutcomeKind
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class NewJob(Struct, frozen=True, gc=False):

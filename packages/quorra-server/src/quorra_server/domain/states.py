@@ -38,6 +38,7 @@ class Event(StrEnum):
     SUBMIT = "submit_jobs"
     ENQUEUE = "enqueue"
     SUBMIT_NAMED = "submit_named_jobs"
+    SUBMIT_LEASED = "submit_leased_jobs"
     LEASE = "lease_jobs"
     START = "mark_started"
     SETTLE = "settle_attempts"
@@ -83,6 +84,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(Event.SUBMIT, Actor.PRODUCER, _states(), _states(JobStatus.PENDING)),
     Transition(Event.ENQUEUE, Actor.PRODUCER, _states(), _states(JobStatus.PENDING)),
     Transition(Event.SUBMIT_NAMED, Actor.PRODUCER, _states(), _states(JobStatus.PENDING)),
+    Transition(Event.SUBMIT_LEASED, Actor.PRODUCER, _states(), _states(JobStatus.PENDING, JobStatus.LEASED)),
     # Delivery is the start on the plain path, so a lease may lead straight to `processing`.
     Transition(Event.LEASE, Actor.WORKER, WAITING, HELD),
     Transition(Event.START, Actor.WORKER, _states(JobStatus.LEASED), _states(JobStatus.PROCESSING)),

@@ -56,6 +56,9 @@ class Metrics:
         self._queues: set[str] = set()
         self.jobs_created = self._counter("quorra_jobs_created_total", "Jobs accepted", "queue")
         self.jobs_leased = self._counter("quorra_jobs_leased_total", "Jobs given to a worker", "queue")
+        self.jobs_handed_over = self._counter(
+            "quorra_jobs_handed_over_total", "Of these, jobs leased by the commit that recorded them", "queue"
+        )
         self.jobs_processed = self._counter(
             "quorra_jobs_processed_total", "Attempts that ended, well or badly", "queue"
         )

@@ -10,14 +10,14 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
 import structlog
 
 from quorra_server.domain.errors import QuorraError
-from quorra_server.domain.job import LeaseBatch, LeasedJob
+from quorra_server.domain.job import EPOCH, LeaseBatch, LeasedJob, NewJob
 from quorra_server.observability.logging import log_trouble
 from quorra_server.observability.metrics import Metrics
 from quorra_server.services.ending import end_tasks
@@ -29,7 +29,6 @@ from quorra_server.storage.leases import HEAD, Cursor
 log = structlog.get_logger(__name__)
 
 BATCH_MAX = 1_000
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Small leases at the same time share a flush. A large one needs none beside it: that would only walk over the rows that
 # it has locked.
 LEASES_AT_ONCE_PER_LANE = 4
@@ -101,6 +100,16 @@ class Stream:
         if self.slots.get(queue):
             self.held[queue] = self.held.get(queue, 0) + count
 
+    def reserve(self, queue: str, count: int) -> None:
+        """Keep room for jobs that are being leased for it."""
+        self.reserved += count
+        self.hold(queue, count)
+
+    def fill(self, queue: str, count: int, delivered: int) -> None:
+        """Give back the room that was kept, but for what was delivered."""
+        self.reserved -= count
+        self.hold(queue, delivered - count)
+
     def room_in(self, queue: str) -> int:
         """How many more jobs of a queue it may be sent now."""
         slots = self.slots.get(queue, 0)
@@ -129,6 +138,15 @@ class Lane:
         self.looked_at_head = 0.0
 
 
+class Seat(NamedTuple):
+    """Room for some new jobs at a stream that waits for their queue: reserved until it is left."""
+
+    lane: Lane
+    stream: Stream
+    size: int
+    is_left: asyncio.Future[None]
+
+
 class Dispatcher:
     """Leases for all streams of a server."""
 
@@ -142,6 +160,7 @@ class Dispatcher:
         self._hot: set[Lane] = set()
         self._streams: set[Stream] = set()
         self._leases: set[asyncio.Task[None]] = set()
+        self._seats: set[asyncio.Future[None]] = set()
         self._poller: asyncio.Task[None] | None = None
         self._is_draining = False
         self._wakeups = wakeups
@@ -154,8 +173,8 @@ class Dispatcher:
     async def drain(self) -> None:
         """Lease nothing more, and wait for the leases under way to be delivered."""
         self._is_draining = True
-        while self._leases:
-            await asyncio.wait(self._leases)
+        while under_way := [*self._leases, *self._seats]:
+            await asyncio.wait(under_way)
 
     async def stop(self) -> None:
         """Drain and stop polling."""
@@ -196,6 +215,37 @@ class Dispatcher:
         if stream.slots.get(queue):
             stream.hold(queue, -count)
             self._offer(stream)
+
+    def take_seat(self, jobs: Sequence[NewJob]) -> Seat | None:
+        """Reserve room for new jobs at a stream that waits for them: then the commit that records them can lease them.
+
+        None if nobody has room for all of them, if their queue may hold others, or if they are not of one line: of one
+        queue, and due at once.
+        """
+        lanes = self._by_queue.get(jobs[0].queue)
+        if not lanes or self._is_draining or len(jobs) > BATCH_MAX or not _are_of_one_line(jobs):
+            return None
+        types = {job.type for job in jobs}
+        for lane in lanes:
+            if lane.is_hot or not (lane.types is None or types <= lane.types):
+                continue
+            stream = self._next_stream(lane)
+            if stream is not None and stream.room_in(lane.queue) >= len(jobs):
+                stream.reserve(lane.queue, len(jobs))
+                seat = Seat(lane, stream, len(jobs), asyncio.get_running_loop().create_future())
+                self._seats.add(seat.is_left)
+                return seat
+        return None
+
+    def leave_seat(self, seat: Seat, batch: LeaseBatch | None) -> None:
+        """Give the room of a seat back, and to its stream what was leased for it, if anything was."""
+        if batch is not None:
+            self._metrics.jobs_handed_over.labels(self._metrics.queue(seat.lane.queue)).inc(seat.size)
+            self._deliver(seat.lane, seat.stream, batch)
+        seat.stream.fill(seat.lane.queue, seat.size, seat.size if batch is not None else 0)
+        self._seats.discard(seat.is_left)
+        seat.is_left.set_result(None)
+        self._offer(seat.stream)
 
     def _offer(self, stream: Stream) -> None:
         """Make a stream available to its lanes."""
@@ -238,8 +288,7 @@ class Dispatcher:
             if stream is None:
                 return
             limit = min(stream.room_in(lane.queue), BATCH_MAX)
-            stream.reserved += limit
-            stream.hold(lane.queue, limit)
+            stream.reserve(lane.queue, limit)
             lane.leasing += 1
             lane.leasing_jobs += limit
             task = asyncio.create_task(self._lease(lane, stream, limit))
@@ -283,8 +332,7 @@ class Dispatcher:
                 self._deliver(lane, stream, batch)
                 delivered = len(batch.jobs)
         finally:
-            stream.reserved -= limit
-            stream.hold(lane.queue, delivered - limit)
+            stream.fill(lane.queue, limit, delivered)
         if delivered < limit and lane.heat == heat and lane.leasing == 0:
             self._cool(lane)
         # Also after an empty lease: while it ran, the stream had no credit left and may have been passed over.
@@ -398,6 +446,11 @@ class Dispatcher:
         if not self._by_queue[lane.queue]:
             del self._by_queue[lane.queue]
         self._hot.discard(lane)
+
+
+def _are_of_one_line(jobs: Sequence[NewJob]) -> bool:
+    queue = jobs[0].queue
+    return all(job.queue == queue and not job.delay_ms and job.run_at is None for job in jobs)
 
 
 def _may_lease_more(lane: Lane) -> bool:

@@ -1,23 +1,25 @@
 """Submitting: jobs come in and are durable when the caller gets its answer.
 
 Single submissions that wait while an insert runs share the next one (group commit); each caller still gets its own
-answer, after the commit that holds its job, and its own error.
+answer, after the commit that holds its job, and its own error. Where a worker waits for their queue that commit leases
+them too.
 """
 
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from quorra_server.domain.errors import Conflict, KeyReused
 from quorra_server.domain.job import JobDetails, NewJob, SubmittedJob
 from quorra_server.domain.states import JobStatus
 from quorra_server.observability.metrics import Metrics
 from quorra_server.services.acknowledged import Acknowledged
+from quorra_server.services.dispatch import Dispatcher, Seat
 from quorra_server.services.wakeups import Wakeups
+from quorra_server.storage import handover, keys
 from quorra_server.storage import jobs as store
-from quorra_server.storage import keys
 from quorra_server.storage.database import Executor, Pool
 from quorra_server.storage.keys import Key
 
@@ -30,9 +32,12 @@ CLAIM_ROUNDS_MAX = 3
 class SubmitService:
     """Accepts validated jobs, alone or in batches."""
 
-    def __init__(self, pool: Pool, wakeups: Wakeups, metrics: Metrics, acknowledged: Acknowledged) -> None:
-        """Take the pool to write through, and whom to tell."""
+    def __init__(
+        self, pool: Pool, dispatcher: Dispatcher, wakeups: Wakeups, metrics: Metrics, acknowledged: Acknowledged
+    ) -> None:
+        """Take the pool to write through, who knows the workers that wait, and whom to tell."""
         self._pool = pool
+        self._dispatcher = dispatcher
         self._wakeups = wakeups
         self._metrics = metrics
         self._acknowledged = acknowledged
@@ -73,17 +78,41 @@ class SubmitService:
                 lambda transaction: self._submit_careful(transaction, jobs, principal)
             )
             fresh = [job for job in _distinct(jobs) if job.id in created]
-            self._follow_up(fresh, [created[job.id] for job in fresh])
+            self._count(fresh)
+            self._wake(fresh, [created[job.id] for job in fresh])
             self._acknowledged.jobs([answer.id for answer in answers])
             return answers
         return await self._submit_new(jobs)
 
     async def _submit_new(self, jobs: Sequence[NewJob]) -> list[SubmittedJob]:
         """Submit jobs that cannot exist already."""
-        due = await store.submit_jobs(self._pool, jobs)
-        self._follow_up(jobs, due)
+        seat = self._dispatcher.take_seat(jobs)
+        if seat is None:
+            due = await store.submit_jobs(self._pool, jobs)
+            self._wake(jobs, due)
+        else:
+            due = [await self._submit_to(seat, jobs)] * len(jobs)
+        self._count(jobs)
         self._acknowledged.jobs([job.id for job in jobs])
         return [SubmittedJob(job.id, JobStatus.PENDING, run_at) for job, run_at in zip(jobs, due, strict=True)]
+
+    async def _submit_to(self, seat: Seat, jobs: Sequence[NewJob]) -> datetime:
+        """Submit jobs to a worker that waits for them, unless others come first; return when they are due."""
+        batch = None
+        try:
+            due, batch = await handover.submit_leased_jobs(
+                self._pool,
+                jobs,
+                worker=seat.stream.worker,
+                principal=seat.stream.principal,
+                lease_ms=seat.stream.lease_ms,
+                secret=uuid4(),
+            )
+        finally:
+            self._dispatcher.leave_seat(seat, batch)
+        if batch is None:
+            self._wakeups.work_ready([jobs[0].queue])
+        return due
 
     async def _run(self) -> None:
         while self._waiting:
@@ -100,10 +129,12 @@ class SubmitService:
                 if not waiting.done():
                     waiting.set_result(answer)
 
-    def _follow_up(self, jobs: Sequence[NewJob], due: Sequence[datetime]) -> None:
+    def _count(self, jobs: Sequence[NewJob]) -> None:
         for queue, count in Counter([job.queue for job in jobs]).items():
             self._metrics.jobs_created.labels(self._metrics.queue(queue)).inc(count)
         self._metrics.submit_batch.observe(len(jobs))
+
+    def _wake(self, jobs: Sequence[NewJob], due: Sequence[datetime]) -> None:
         delayed = [(job, run_at) for job, run_at in zip(jobs, due, strict=True) if job.delay_ms or job.run_at]
         for job, run_at in delayed:
             self._wakeups.work_due(job.queue, run_at.timestamp())

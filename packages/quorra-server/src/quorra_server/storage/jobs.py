@@ -64,8 +64,8 @@ def _columns(jobs: Sequence[NewJob]) -> tuple[Sequence[Any] | None, ...]:
         sparse([job.delay_ms or None for job in jobs]),
         sparse([job.timeout_ms or None for job in jobs]),
         sparse([job.unique_key for job in jobs]),
-        sparse([TAG_SEPARATOR.join(job.tags) if job.tags else None for job in jobs]),
-        sparse([backoff_json(job.backoff) if job.backoff else None for job in jobs]),
+        sparse([tags_text(job.tags) for job in jobs]),
+        sparse([backoff_json(job.backoff) for job in jobs]),
     )
 
 
@@ -186,6 +186,11 @@ async def purge_waiting(executor: Executor, queue: str, *, limit: int) -> int:
 async def purge_dead(executor: Executor, job_ids: Sequence[UUID]) -> int:
     """Remove those of some jobs that are dead and return how many went."""
     return len(await executor.fetch(PURGE_DEAD, job_ids))
+
+
+def tags_text(tags: Sequence[str]) -> str | None:
+    """Return tags as a statement takes them; None if there are none."""
+    return TAG_SEPARATOR.join(tags) if tags else None
 
 
 def backoff_json(backoff: Backoff | None) -> str | None:

@@ -1,4 +1,5 @@
 -- Remove jobs past their time from the default partitions, where jobs with ids of their callers' and kept ones are.
+-- A job stays while its last batch is open, however long a neighbour runs: the outcome is what tells that it is over.
 -- $1 succeeded_for interval  $2 dead_for interval  $3 limit int
 WITH old AS MATERIALIZED (
     SELECT outcomes.job_id, outcomes.batch, outcomes.status, outcomes.queue
@@ -8,6 +9,7 @@ WITH old AS MATERIALIZED (
       AND outcomes.replayed_at IS NULL
       AND outcomes.ended_at < statement_timestamp()
           - CASE WHEN outcomes.status = 'dead' THEN $2::interval ELSE $1::interval END
+      AND NOT EXISTS (SELECT FROM quorra.leases WHERE leases.batch = outcomes.batch)
     ORDER BY outcomes.job_id
     LIMIT $3::integer
     FOR UPDATE OF outcomes SKIP LOCKED
