@@ -69,6 +69,7 @@ def test_unstarted_neighbours_of_a_killed_worker_are_not_charged(server: Running
 def test_a_worker_that_stops_politely_gives_unstarted_jobs_back_and_ends_running_ones(
     server: RunningServer, tmp_path: Path
 ) -> None:
+    """It holds unstarted ones once it has seen that jobs end quickly."""
     rest = Rest(server)
     module = """
         import asyncio
@@ -77,15 +78,21 @@ def test_a_worker_that_stops_politely_gives_unstarted_jobs_back_and_ends_running
 
         worker = Worker(slots=1)
 
+        @worker.job("quick")
+        async def quick() -> None:
+            await asyncio.sleep(0.002)
+
         @worker.job("slow")
         async def slow(n: int = 0) -> str:
             while not Path("go").exists():
                 await asyncio.sleep(0.02)
             return "finished"
     """
-    running = rest.submit("slow")
+    rest.submit_many(300, "quick")
+    running, unstarted = rest.submit_many(2, "slow")
     with start_worker(server, module, tmp_path) as worker:
         rest.until(running, "processing")
+        rest.until(unstarted, "leased")
         worker.process.terminate()
         eventually_sync(lambda: "draining" in worker.log, "the worker drains")
         late = rest.submit("slow")
@@ -94,4 +101,5 @@ def test_a_worker_that_stops_politely_gives_unstarted_jobs_back_and_ends_running
 
     assert 0 == code
     assert ("succeeded", "finished") == (rest.job(running)["status"], rest.job(running)["result"])
+    assert ("pending", 0, 1) == tuple(rest.job(unstarted)[name] for name in ("status", "attempts", "deliveries"))
     assert ("pending", 0, 0) == tuple(rest.job(late)[name] for name in ("status", "attempts", "deliveries"))

@@ -27,6 +27,15 @@ async def test_jobs_come_by_priority_then_by_time_then_by_id(queue: QueueSpec) -
     assert [early, late, *normal, low] == [job.job_id for job in batch.jobs]
 
 
+async def test_a_lease_of_some_takes_the_first_of_the_line_and_not_the_oldest(queue: QueueSpec) -> None:
+    old = await queue.submit(2, run_at=datetime.now(UTC) - timedelta(hours=1))
+    urgent = await queue.submit_one(priority=1)
+
+    leased = [(await queue.lease_one()).job_id for _ in range(2)]
+
+    assert [urgent, old[0]] == leased
+
+
 async def test_a_delayed_job_is_not_leased_before_its_time(queue: QueueSpec) -> None:
     job_id = await queue.submit_one(delay_ms=60_000)
     assert await queue.lease() is None

@@ -155,6 +155,15 @@ async def test_a_wrong_secret_or_principal_settles_nothing(queue: QueueSpec) -> 
     assert await queue.status_of(job_id) == JobStatus.LEASED
 
 
+async def test_a_start_with_a_guessed_secret_charges_nothing(queue: QueueSpec) -> None:
+    job_id = await queue.submit_one()
+    leased = await queue.lease_one()
+
+    await queue.start(leased._replace(secret=leased.job_id))
+
+    assert (JobStatus.LEASED, 0) == ((job := await queue.job(job_id)).status, job.attempts)
+
+
 @pytest.mark.parametrize("guess_comes_first", [True, False])
 async def test_a_guessed_secret_neither_rides_along_with_the_right_one_nor_spoils_it(
     queue: QueueSpec, guess_comes_first: bool
