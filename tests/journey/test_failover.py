@@ -2,12 +2,18 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import asyncpg
+import grpc
 import httpx
 import pytest
+from quorra_proto.v1 import quorra_pb2 as pb
+from quorra_proto.v1.quorra_pb2_grpc import WorkerServiceStub
 from quorra_server.domain.errors import OutcomeUnknown
 from quorra_server.storage.database import Pool, PoolSettings
 from quorra_server.storage.migrate import migrate
@@ -18,6 +24,8 @@ from tests.support.rest import Rest
 from tests.support.services import own_postgres
 from tests.support.waiting import eventually, eventually_sync
 
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE $1"
+END_ALL_WAITS = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 END_THE_WAIT = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep' LIMIT 1"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -128,6 +136,73 @@ async def _end_waits_for_nobody(dsn: str) -> None:
     assert 2 == await operator.fetchval("SELECT count(*) FROM notes")
     await operator.close()
     await pool.close()
+
+
+def test_a_repeated_submission_is_answered_once_a_standby_has_the_first_one(tmp_path: Path) -> None:
+    """The first one's wait was ended, so that its job can be seen on the primary; it may be nowhere else."""
+    job_id = str(uuid4())
+    body = {"id": job_id, "type": "job", "payload": {}}
+    with replicated_postgres(tmp_path, is_synchronous=True) as pair, ThreadPoolExecutor() as threads:
+        asyncio.run(migrate(pair.url))
+        with start_server(pair.url) as server:
+            post = partial(httpx.post, f"{server.http_url}/v1/jobs", json=body, headers=server.headers, timeout=60)
+            pair.standby.freeze()
+            first = threads.submit(post)
+            asyncio.run(_end_waits_until_it_is_seen(pair.primary.dsn, job_id))
+
+            again = threads.submit(post)
+            asyncio.run(_until_waiting(pair.primary.dsn, "COMMIT%"))
+            was_answered = again.done()
+            pair.standby.thaw()
+            answer = again.result()
+
+    assert (503, "outcome_unknown") == (first.result().status_code, first.result().json()["code"])
+    assert not was_answered
+    assert (200, True) == (answer.status_code, answer.json()["existing"])
+
+
+def test_a_repeated_report_is_answered_once_a_standby_has_the_first_one(tmp_path: Path) -> None:
+    with replicated_postgres(tmp_path, is_synchronous=True) as pair, ThreadPoolExecutor() as threads:
+        asyncio.run(migrate(pair.url))
+        with start_server(pair.url) as server, grpc.insecure_channel(server.grpc_address) as channel:
+            Rest(server).submit("job")
+            stub = WorkerServiceStub(channel)
+            (job,) = stub.LeaseJobs(pb.LeaseRequest(worker_id="w", max_jobs=1), metadata=server.metadata)
+            ack = partial(stub.AckJob, pb.JobAck(lease_id=job.lease_id), metadata=server.metadata, timeout=60)
+            pair.standby.freeze()
+            first = threads.submit(ack)
+            asyncio.run(_end_waits_until_it_is_seen(pair.primary.dsn, job.id, "outcomes"))
+
+            again = threads.submit(ack)
+            asyncio.run(_until_waiting(pair.primary.dsn, "%pg_logical_emit_message%"))
+            was_answered = again.done()
+            pair.standby.thaw()
+
+            assert again.result().acknowledged
+
+    assert isinstance(first.exception(), grpc.RpcError)
+    assert not was_answered
+
+
+async def _end_waits_until_it_is_seen(dsn: str, job_id: str, table: str = "jobs") -> None:
+    """End every wait for the standby until a row of a job can be seen."""
+    connection = await asyncpg.connect(dsn)
+    column = "id" if table == "jobs" else "job_id"
+
+    async def look() -> bool:
+        await connection.execute(END_ALL_WAITS)
+        seen = f"SELECT EXISTS (SELECT FROM quorra.{table} WHERE {column} = $1)"
+        return bool(await connection.fetchval(seen, UUID(job_id)))
+
+    await eventually(look, "its row can be seen")
+    await connection.close()
+
+
+async def _until_waiting(dsn: str, query: str) -> None:
+    """Wait until a commit waits for the standby."""
+    connection = await asyncpg.connect(dsn)
+    await eventually(lambda: connection.fetchval(WAITING, query), "the repetition waits for the standby")
+    await connection.close()
 
 
 def _submit_again_and_again(server: RunningServer) -> str:

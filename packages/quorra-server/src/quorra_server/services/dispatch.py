@@ -41,6 +41,11 @@ FULL_CURSOR_SECONDS_MAX = 0.2
 SLOW_LEASE_SECONDS = 0.005
 SLOW_CURSOR_SECONDS_MAX = 1.0
 SLOW_CURSOR_OVERLAP = timedelta(seconds=1)
+# A few new jobs are handed over while a worker keeps up. One that has so many small batches, all of them younger than
+# that, is busy: then jobs had better wait for each other in line, and be leased in larger batches.
+SMALL_HANDOVERS_MAX = 8
+SMALL_HANDOVER_SECONDS = 0.05
+SMALL_HANDOVER_JOBS = 50
 TROUBLE_PAUSE_SECONDS = 0.5
 
 
@@ -88,6 +93,8 @@ class Stream:
         self.sent_total = 0
         self.reserved = 0
         self.held: dict[str, int] = {}
+        # Small batches that were handed over, with the moment, oldest first; those that are over or old are dropped.
+        self.small_handovers: dict[int, float] = {}
         self.is_open = True
 
     @property
@@ -109,6 +116,12 @@ class Stream:
         """Give back the room that was kept, but for what was delivered."""
         self.reserved -= count
         self.hold(queue, delivered - count)
+
+    def keeps_up(self, now: float) -> bool:
+        """Say whether it has ended most of the small batches that it was handed over lately."""
+        while self.small_handovers and next(iter(self.small_handovers.values())) < now - SMALL_HANDOVER_SECONDS:
+            del self.small_handovers[next(iter(self.small_handovers))]
+        return len(self.small_handovers) < SMALL_HANDOVERS_MAX
 
     def room_in(self, queue: str) -> int:
         """How many more jobs of a queue it may be sent now."""
@@ -219,18 +232,21 @@ class Dispatcher:
     def take_seat(self, jobs: Sequence[NewJob]) -> Seat | None:
         """Reserve room for new jobs at a stream that waits for them: then the commit that records them can lease them.
 
-        None if nobody has room for all of them, if their queue may hold others, or if they are not of one line: of one
-        queue, and due at once.
+        None if nobody has room for all of them and keeps up, if their queue may hold others, or if they are not of one
+        line: of one queue, and due at once.
         """
         lanes = self._by_queue.get(jobs[0].queue)
         if not lanes or self._is_draining or len(jobs) > BATCH_MAX or not _are_of_one_line(jobs):
             return None
         types = {job.type for job in jobs}
+        is_small = len(jobs) < SMALL_HANDOVER_JOBS
         for lane in lanes:
             if lane.is_hot or not (lane.types is None or types <= lane.types):
                 continue
             stream = self._next_stream(lane)
-            if stream is not None and stream.room_in(lane.queue) >= len(jobs):
+            if stream is None or stream.room_in(lane.queue) < len(jobs):
+                continue
+            if not is_small or stream.keeps_up(time.monotonic()):
                 stream.reserve(lane.queue, len(jobs))
                 seat = Seat(lane, stream, len(jobs), asyncio.get_running_loop().create_future())
                 self._seats.add(seat.is_left)
@@ -241,6 +257,8 @@ class Dispatcher:
         """Give the room of a seat back, and to its stream what was leased for it, if anything was."""
         if batch is not None:
             self._metrics.jobs_handed_over.labels(self._metrics.queue(seat.lane.queue)).inc(seat.size)
+            if seat.size < SMALL_HANDOVER_JOBS:
+                seat.stream.small_handovers[batch.batch] = time.monotonic()
             self._deliver(seat.lane, seat.stream, batch)
         seat.stream.fill(seat.lane.queue, seat.size, seat.size if batch is not None else 0)
         self._seats.discard(seat.is_left)

@@ -14,7 +14,7 @@ from quorra_server.domain.states import JobStatus, OutcomeKind
 from quorra_server.observability.metrics import Metrics
 from quorra_server.services.acknowledged import Acknowledged
 from quorra_server.services.wakeups import Wakeups
-from quorra_server.storage import leases
+from quorra_server.storage import durability, leases
 from quorra_server.storage.database import Pool
 from quorra_server.storage.leases import EndedMembers, Member
 
@@ -147,6 +147,9 @@ class SettleService:
         accepted = {(alike.batch, ordinal) for alike in ended for ordinal in alike.ordinals}
         left = [report for report in reports if report.lease[:2] not in accepted]
         stands = await leases.find_outcomes(self._pool, [report.lease for report in left])
+        if stands:
+            # Whoever repeats a report takes this for its receipt.
+            await durability.confirm_reads(self._pool)
         return {
             report.lease[:2]: Settled(report.lease, report.kind, accepted=False, stands=stands.get(report.lease[:2]))
             for report in left

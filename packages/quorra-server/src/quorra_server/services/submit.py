@@ -18,7 +18,7 @@ from quorra_server.observability.metrics import Metrics
 from quorra_server.services.acknowledged import Acknowledged
 from quorra_server.services.dispatch import Dispatcher, Seat
 from quorra_server.services.wakeups import Wakeups
-from quorra_server.storage import handover, keys
+from quorra_server.storage import durability, handover, keys
 from quorra_server.storage import jobs as store
 from quorra_server.storage.database import Executor, Pool
 from quorra_server.storage.keys import Key
@@ -152,6 +152,8 @@ class SubmitService:
         known_ids = {wanted[job.id] for job in jobs} - set(created)
         existing = {job.id: job for job in await store.get_jobs(transaction, list(known_ids))}
         answers = [_answer(job, created, existing.get(wanted[job.id]), wanted[job.id]) for job in jobs]
+        if known_ids:
+            await durability.confirm_reads(transaction)
         return answers, created
 
 

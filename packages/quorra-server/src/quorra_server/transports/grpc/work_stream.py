@@ -264,6 +264,7 @@ class WorkStream:
                 del self._unsettled[batch], self._queue_of_batch[batch]
                 self._taken_away.pop(batch, None)
                 self._notes.forget(batch)
+                self.stream.small_handovers.pop(batch, None)
                 self._services.closing.all_ended(batch)
 
     def _was_taken_away(self, lease: LeaseId) -> bool:
