@@ -112,10 +112,14 @@ class Stream:
         self.reserved += count
         self.hold(queue, count)
 
-    def fill(self, queue: str, count: int, delivered: int) -> None:
+    def unreserve(self, queue: str, count: int, delivered: int) -> None:
         """Give back the room that was kept, but for what was delivered."""
         self.reserved -= count
         self.hold(queue, delivered - count)
+
+    def takes_new(self, queue: str, count: int, now: float) -> bool:
+        """Say whether new jobs may be handed over to it: it has room for all of them and, if they are few, keeps up."""
+        return self.room_in(queue) >= count and (count >= SMALL_HANDOVER_JOBS or self.keeps_up(now))
 
     def keeps_up(self, now: float) -> bool:
         """Say whether it has ended most of the small batches that it was handed over lately."""
@@ -239,31 +243,36 @@ class Dispatcher:
         if not lanes or self._is_draining or len(jobs) > BATCH_MAX or not _are_of_one_line(jobs):
             return None
         types = {job.type for job in jobs}
-        is_small = len(jobs) < SMALL_HANDOVER_JOBS
         for lane in lanes:
-            if lane.is_hot or not (lane.types is None or types <= lane.types):
-                continue
-            stream = self._next_stream(lane)
-            if stream is None or stream.room_in(lane.queue) < len(jobs):
-                continue
-            if not is_small or stream.keeps_up(time.monotonic()):
-                stream.reserve(lane.queue, len(jobs))
-                seat = Seat(lane, stream, len(jobs), asyncio.get_running_loop().create_future())
-                self._seats.add(seat.is_left)
-                return seat
+            if not lane.is_hot and (lane.types is None or types <= lane.types):
+                stream = self._next_stream(lane)
+                if stream is not None and stream.takes_new(lane.queue, len(jobs), time.monotonic()):
+                    stream.reserve(lane.queue, len(jobs))
+                    seat = Seat(lane, stream, len(jobs), asyncio.get_running_loop().create_future())
+                    self._seats.add(seat.is_left)
+                    return seat
         return None
 
     def leave_seat(self, seat: Seat, batch: LeaseBatch | None) -> None:
-        """Give the room of a seat back, and to its stream what was leased for it, if anything was."""
-        if batch is not None:
-            self._metrics.jobs_handed_over.labels(self._metrics.queue(seat.lane.queue)).inc(seat.size)
-            if seat.size < SMALL_HANDOVER_JOBS:
-                seat.stream.small_handovers[batch.batch] = time.monotonic()
-            self._deliver(seat.lane, seat.stream, batch)
-        seat.stream.fill(seat.lane.queue, seat.size, seat.size if batch is not None else 0)
-        self._seats.discard(seat.is_left)
-        seat.is_left.set_result(None)
-        self._offer(seat.stream)
+        """Give to the stream of a seat what was leased for it, if anything was, and the room back that was kept."""
+        lane, stream, size, is_left = seat
+        delivered = 0
+        try:
+            if batch is not None:
+                self._hand_over(lane, stream, batch)
+                delivered = size
+        finally:
+            stream.unreserve(lane.queue, size, delivered)
+            self._seats.discard(is_left)
+            is_left.set_result(None)
+        self._offer(stream)
+
+    def _hand_over(self, lane: Lane, stream: Stream, batch: LeaseBatch) -> None:
+        count = len(batch.jobs)
+        self._metrics.jobs_handed_over.labels(self._metrics.queue(lane.queue)).inc(count)
+        if count < SMALL_HANDOVER_JOBS:
+            stream.small_handovers[batch.batch] = time.monotonic()
+        self._deliver(lane, stream, batch)
 
     def _offer(self, stream: Stream) -> None:
         """Make a stream available to its lanes."""
@@ -350,7 +359,7 @@ class Dispatcher:
                 self._deliver(lane, stream, batch)
                 delivered = len(batch.jobs)
         finally:
-            stream.fill(lane.queue, limit, delivered)
+            stream.unreserve(lane.queue, limit, delivered)
         if delivered < limit and lane.heat == heat and lane.leasing == 0:
             self._cool(lane)
         # Also after an empty lease: while it ran, the stream had no credit left and may have been passed over.
