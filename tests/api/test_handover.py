@@ -1,27 +1,19 @@
 """A worker that waits gets a new job from the very commit that records it; nothing else changes."""
 
 import re
-from collections.abc import AsyncIterator
 
 import asyncpg
 import grpc
 import httpx
-import pytest
 from quorra_proto.v1 import quorra_pb2 as pb
 from quorra_proto.v1.quorra_pb2_grpc import WorkerServiceStub
 
-from tests.api.test_work_stream import Conversation
-from tests.support.processes import RunningServer, start_server
+from tests.support.conversation import Conversation
+from tests.support.processes import start_server
 from tests.support.rest import Rest
 from tests.support.waiting import eventually
 
 HANDED_OVER = re.compile(r"^quorra_jobs_handed_over_total\{.*\} (\S+)$", re.MULTILINE)
-
-
-@pytest.fixture
-async def stream(shared_server: RunningServer, queue_name: str) -> AsyncIterator[Conversation]:
-    async with grpc.aio.insecure_channel(shared_server.grpc_address) as channel:
-        yield Conversation(WorkerServiceStub(channel), shared_server.metadata, queue_name)
 
 
 def _handed_over(api: httpx.Client) -> float:

@@ -26,7 +26,6 @@ from tests.support.waiting import eventually, eventually_sync
 
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE $1"
 END_ALL_WAITS = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
-END_THE_WAIT = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep' LIMIT 1"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -129,7 +128,7 @@ async def _end_waits_for_nobody(dsn: str) -> None:
     ]
     for commit in commits:
         committing = asyncio.create_task(commit())
-        await eventually(lambda: operator.fetchval(END_THE_WAIT), "the commit waits for the standby")
+        await eventually(lambda: operator.fetchval(END_ALL_WAITS), "the commit waits for the standby")
         with pytest.raises(OutcomeUnknown):
             await committing
 

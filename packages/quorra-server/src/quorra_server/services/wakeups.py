@@ -172,7 +172,8 @@ class Wakeups:
                     if message:
                         self._hear(path, message)
             except Exception as error:
-                # What a client library did not foresee must not end the path for good.
+                # What a client library did not foresee must not end the path for good: redis-py lets through the
+                # RuntimeError of uvloop when it writes to a connection that was reset before its first byte.
                 self._demote(path, error)
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
             pause = min(pause * 2, RECONNECT_SECONDS[1])

@@ -9,8 +9,6 @@ CHANNEL = "quorra:wakeups"
 # A hint that takes longer is worth less than the poll that replaces it.
 COMMAND_SECONDS = 0.5
 PING_SECONDS = 5.0
-# redis-py lets through what uvloop raises when it writes to a connection that was reset before its first byte.
-BROKEN = (RedisError, RuntimeError)
 
 
 class RedisPath:
@@ -41,7 +39,7 @@ class RedisPath:
                     yield ""
                 elif message["type"] == "message":
                     yield message["data"]
-        except BROKEN as error:
+        except RedisError as error:
             raise OSError(str(error)) from error
         finally:
             await subscription.aclose()  # type: ignore[no-untyped-call]
@@ -54,7 +52,7 @@ class RedisPath:
         """
         try:
             await self._client.publish(CHANNEL, message)
-        except BROKEN as error:
+        except RedisError as error:
             raise OSError(str(error)) from error
 
     async def close(self) -> None:
