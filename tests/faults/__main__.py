@@ -109,9 +109,11 @@ def _quotas(options: argparse.Namespace) -> Quotas:
         return full
     if options.count is not None:
         # The count itself says whether enough happened.
-        return Quotas(reclaims=0, refused=0, ambiguous=0, restarts=0, jobs=500, faults=options.count, checks=0)
+        return Quotas(
+            reclaims=0, refused=0, ambiguous=0, restarts=0, jobs=500, handed_over=0, faults=options.count, checks=0
+        )
     if options.quotas == "short":
-        return Quotas(reclaims=5, refused=5, ambiguous=1, restarts=1, jobs=500, faults=1, checks=0)
+        return Quotas(reclaims=5, refused=5, ambiguous=1, restarts=1, jobs=500, handed_over=1, faults=1, checks=0)
     share = min(1.0, options.minutes / QUOTAS_MINUTES)
     scaled = Quotas(**{name: max(1, int(value * share)) for name, value in asdict(full).items()})
     # With some kinds of faults only, some invariants are not put to the test.

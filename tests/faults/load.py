@@ -15,7 +15,7 @@ import os
 import random
 import signal
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from quorra_proto.v1 import quorra_pb2 as pb
 from quorra_proto.v1.quorra_pb2_grpc import WorkerServiceStub
 
 from tests.faults.history import History
-from tests.faults.plans import UNIQUE_KEYS, new_id, new_job
+from tests.faults.plans import UNIQUE_KEYS, new_id, new_job, new_quick_job
 
 REQUEST_SECONDS_MAX = 4.0
 REPEAT_SECONDS = (0.1, 1.0)
@@ -34,6 +34,9 @@ BATCH_JOBS = (20, 120)
 # Enough of them that some go on while others wait for a server that does not answer.
 BATCH_PRODUCERS = 8
 SINGLE_PRODUCERS = 3
+# Of the load's rate: jobs without ids for a worker that waits for them, in batches small and large.
+QUICK_SHARE = 0.1
+QUICK_BATCH_JOBS = (1, 80)
 SINGLE_PAUSE_SECONDS = 0.1
 OPERATOR_PAUSE_SECONDS = 0.15
 OBSERVER_PAUSE_SECONDS = 0.1
@@ -74,6 +77,7 @@ class Load:
         clients: list[Awaitable[None]] = []
         if self.rate > 0:
             clients += [Producer(self, number).submit_batches() for number in range(BATCH_PRODUCERS)]
+            clients += [Producer(self, 90).submit_quick()]
             clients += [Producer(self, 100 + number).submit_singles() for number in range(SINGLE_PRODUCERS)]
             clients += [Operator(self, 200).operate(), Observer(self, 300).observe(), Observer(self, 301).observe()]
             clients += [PlainWorker(self, 400 + number).work() for number in range(PLAIN_WORKERS)]
@@ -152,13 +156,25 @@ class Producer(Client):
     """Submits jobs and reads some of them back from another server."""
 
     async def submit_batches(self) -> None:
-        """Submit batches with ids of our own, at a share of the load's rate; what an outage held up is made up for."""
+        """Submit batches with ids of our own, at a share of the load's rate."""
+        async for count in self._at_rate(self.load.rate * (1 - QUICK_SHARE) / BATCH_PRODUCERS, BATCH_JOBS):
+            jobs = [{"id": new_id(), **new_job(self.dice)} for _ in range(count)]
+            await self._submit("/v1/jobs/batch", {"jobs": jobs}, jobs)
+
+    async def submit_quick(self) -> None:
+        """Submit batches that a server may hand over to a worker by the commit that records them."""
+        async for count in self._at_rate(self.load.rate * QUICK_SHARE, QUICK_BATCH_JOBS):
+            jobs = [new_quick_job(self.dice) for _ in range(count)]
+            await self._submit("/v1/jobs/batch", {"jobs": jobs}, jobs, repeat=False)
+
+    async def _at_rate(self, rate: float, sizes: tuple[int, int]) -> AsyncIterator[int]:
+        """Yield the size of one batch after the other until the load drains; what an outage held up is made up for."""
         now = asyncio.get_running_loop().time
         due = now()
         while not self.load.is_draining.is_set():
-            jobs = [{"id": new_id(), **new_job(self.dice)} for _ in range(self.dice.randint(*BATCH_JOBS))]
-            await self._submit("/v1/jobs/batch", {"jobs": jobs}, jobs)
-            due += len(jobs) * BATCH_PRODUCERS / self.load.rate
+            count = self.dice.randint(*sizes)
+            yield count
+            due += count / rate
             await self.rest(max(0.0, due - now()))
 
     async def submit_singles(self) -> None:

@@ -52,8 +52,7 @@ class OutsideStage(Stage):
         """Start our side."""
         await self._proxy(self.http_proxies, self._rest)
         await self._proxy(self.plain_proxies, self._grpc)
-        for number in range(self._worker_count):
-            await self._add_worker(number)
+        await self._add_workers()
         await self._add_load()
         for slot in self.slots:
             slot.start()

@@ -28,6 +28,8 @@ BACKOFFS: tuple[dict[str, Any] | None, ...] = (
     {"kind": "linear", "base_seconds": 0.25},
     {"kind": "exponential", "base_seconds": 0.2, "max_seconds": 1.5},
 )
+# A queue that has a worker to itself, which keeps up: its new jobs are handed over by the commit that records them.
+QUICK_QUEUE = "quick"
 # Jobs of this type are left to plain clients, which are hostile, and slower than workers.
 PLAIN_SHARE = 0.03
 DELAYED_SHARE = 0.05
@@ -57,4 +59,13 @@ def new_job(dice: random.Random) -> dict[str, Any]:
         job["backoff"] = backoff
     if dice.random() < DELAYED_SHARE:
         job["delay_seconds"] = job["payload"]["delay"] = dice.randint(1, 4)
+    return job
+
+
+def new_quick_job(dice: random.Random) -> dict[str, Any]:
+    """Return a job that may be handed over: due at once, for the worker that waits for such jobs."""
+    job = new_job(dice)
+    job |= {"type": "work", "queue": QUICK_QUEUE}
+    job.pop("delay_seconds", None)
+    job["payload"].pop("delay", None)
     return job

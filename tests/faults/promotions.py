@@ -67,8 +67,7 @@ class PairStage(Stage):
         for server in self.servers:
             server.start()
         await self.wait_until_ready()
-        for number in range(self._worker_count):
-            await self._add_worker(number)
+        await self._add_workers()
         await self._add_load()
         for slot in (*self.workers, self.load):
             assert slot is not None

@@ -25,6 +25,7 @@ from quorra_server.storage.migrate import migrate
 
 from tests.faults.history import History
 from tests.faults.oracle import Recorder
+from tests.faults.plans import QUICK_QUEUE
 from tests.support.processes import API_KEY, BIN, NO_TLS, clean_environment
 from tests.support.proxy import Proxy
 from tests.support.services import free_port, redis_binary, wait_until_listening
@@ -243,8 +244,7 @@ class Stage:
         for server in self.servers:
             server.start()
         await self.wait_until_ready()
-        for number in range(self._worker_count):
-            await self._add_worker(number)
+        await self._add_workers()
         await self._add_load()
         say("workers and clients")
         for slot in (*self.workers, self.load):
@@ -413,7 +413,13 @@ class Stage:
             environment |= {"QUORRA_PREPARED_STATEMENTS": "off", "QUORRA_NOTIFY": "off"}
         self.servers.append(self._slot(f"server-{number}", [str(BIN / "quorra-server")], environment))
 
-    async def _add_worker(self, number: int) -> None:
+    async def _add_workers(self) -> None:
+        """Add the workers of the load, and one that waits for quick jobs."""
+        for number in range(self._worker_count):
+            await self._add_worker(number, "default,bulk")
+        await self._add_worker(self._worker_count, QUICK_QUEUE)
+
+    async def _add_worker(self, number: int, queues: str) -> None:
         """Each worker reaches all servers through a balancer of its own; it begins with another one."""
         proxy = await self._proxy(self.worker_proxies, *self._worker_targets(number))
         environment = {
@@ -421,7 +427,7 @@ class Stage:
             "QUORRA_API_KEY": self.key,
             "QUORRA_WORKER_ID": f"worker-{number}",
             "FAULTS_FOLDER": str(self.folder),
-            "FAULTS_QUEUES": "default,bulk",
+            "FAULTS_QUEUES": queues,
             "FAULTS_SLOTS": str(WORKER_SLOTS),
             "FAULTS_LEASE_SECONDS": f"{self.lease_seconds:g}",
         }

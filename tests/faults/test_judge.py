@@ -18,7 +18,7 @@ STANDARD = {"ast", "bisect", "collections", "dataclasses", "datetime", "itertool
 STANDARD |= {"typing"}
 JOB, OTHER = "01a20000-0000-7000-8000-000000000001", "01a20000-0000-7000-8000-000000000002"
 AT = 1_800_000_000.0
-NO_QUOTAS = Quotas(0, 0, 0, 0, 0, 0, checks=0)
+NO_QUOTAS = Quotas(0, 0, 0, 0, 0, 0, 0, checks=0)
 
 
 @pytest.mark.parametrize("path", sorted(JUDGING.glob("*.py")), ids=lambda path: path.name)
@@ -121,6 +121,14 @@ def test_a_kind_of_fault_without_an_effect_fails_the_run(tmp_path: Path) -> None
     verdict = _judged(tmp_path, NO_QUOTAS, fault)
 
     assert ("failed", ["the fault worker.kill never had an effect"]) == (verdict.verdict, verdict.why)
+
+
+def test_a_run_that_met_too_few_lives_that_begin_with_a_lease_is_no_proof(tmp_path: Path) -> None:
+    fault = {"event": "fault", "kind": "worker.kill", "began": AT, "ended": AT, "hits": 1, "holds_up": False}
+
+    verdict = _judged(tmp_path, replace(NO_QUOTAS, handed_over=1), fault)
+
+    assert "handed_over: 0 of at least 1" in verdict.why
 
 
 def test_an_error_that_the_retry_rule_does_not_cover_fails_the_run(tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ class Fold:
     reclaims: list[Reclaim] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
     late: int = 0
+    handed_over: int = 0
     transactions: int = 0
     last_commit_at: float = 0.0
     _open_reclaims: dict[str, Reclaim] = field(default_factory=dict)
@@ -403,6 +404,7 @@ class Fold:
                 f"job {job_id} lost count of its attempts",
             )
         elif move.is_new:
+            self.handed_over += 1
             delay, queue = job.submission.delay, job.submission.queue
             check("I8", delay == 0, f"job {job_id} was leased when it was recorded, its delay is {delay} s")
             check("I14", lease.queue == queue, f"new job {job_id} of queue {queue} was leased from {lease.queue}")

@@ -84,6 +84,7 @@ class Quotas:
     ambiguous: int = 20
     restarts: int = 20
     jobs: int = 10_000
+    handed_over: int = 1_000
     faults: int = 20
     checks: int = 300
 
@@ -493,6 +494,7 @@ class Judge:
         counts["reclaimed"] = len(self.fold.reclaims)
         counts["recovered"] = sum(reclaim.leased_again_at is not None for reclaim in self.fold.reclaims)
         counts["late"] = self.fold.late
+        counts["handed over"] = self.fold.handed_over
         counts["transactions"] = self.fold.transactions
         counts["faults"] = sum(1 for fault in self.faults if fault["hits"])
         return counts
@@ -507,7 +509,7 @@ class Judge:
             "restarts": counts.get("restarts", 0),
         }
         if self.has_oracle:
-            have["reclaims"] = counts["reclaimed"]
+            have |= {"reclaims": counts["reclaimed"], "handed_over": counts["handed over"]}
         missing = [
             f"{name}: {count} of at least {getattr(quotas, name)}"
             for name, count in have.items()

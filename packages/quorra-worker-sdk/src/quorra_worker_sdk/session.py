@@ -229,12 +229,15 @@ class Session:
             elif kind == "welcome":
                 self._ping_seconds = max(message.welcome.ping_interval_ms / 1000, 0.1)
                 self._listener.connected(message.welcome)
-        if await call.code() != grpc.StatusCode.OK:
-            raise _status_error(await call.code(), await call.details())
+        await _raise_unless_ok(call)
 
     async def _write(self, call: Call, outbox: "asyncio.Queue[pb.WorkerMessage]") -> None:
-        while True:
-            await call.write(await outbox.get())
+        try:
+            while True:
+                await call.write(await outbox.get())
+        except asyncio.InvalidStateError:
+            # The call ended while nobody wrote. Usually `_read` hears of it first.
+            await _raise_unless_ok(call)
 
     async def _ping(self) -> None:
         nonce = 0
@@ -259,5 +262,8 @@ class Session:
             self._listener.leases_ended(notice.ended)
 
 
-def _status_error(code: grpc.StatusCode, details: str | None) -> grpc.aio.AioRpcError:
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details)
+async def _raise_unless_ok(call: Call) -> None:
+    """Raise how a call that is over has ended, unless it ended well."""
+    code, details = await call.code(), await call.details()
+    if code != grpc.StatusCode.OK:
+        raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details)

@@ -63,15 +63,27 @@ TURN_SECONDS_MAX = 0.005
 
 @dataclass(slots=True)
 class _Run:
-    """A job that runs."""
+    """A job that has a slot, and runs as soon as the loop comes to it."""
 
     job: pb.Job
     lease_id: str
     handler: Handler[..., Any]
-    started_at: float
+    started_at: float | None = None
     task: "asyncio.Task[None] | None" = None
     context: Context[Any] | None = None
     ended_because: str = ""
+
+    def end(self, reason: str, message: str) -> None:
+        """Stop it, or keep it from starting: a task that is cancelled before its first step would never take it."""
+        self.ended_because = reason
+        if self.context is not None:
+            self.context.end(reason)
+        if self.task is not None and self.started_at is not None:
+            self.task.cancel(message)
+
+    def lasted(self, now: float) -> float:
+        """Return for how many seconds it has been running; 0 before its start."""
+        return now - self.started_at if self.started_at is not None else 0.0
 
     def is_overdue(self, now: float) -> bool:
         """Say whether the run should have been stopped long ago by its timeout."""
@@ -79,7 +91,7 @@ class _Run:
         if seconds is None:
             return False
         extra = self.context.extra_seconds if self.context is not None else 0.0
-        return now - self.started_at > seconds + extra + OVERDUE_SECONDS
+        return self.lasted(now) > seconds + extra + OVERDUE_SECONDS
 
 
 class Worker(Generic[Deps]):
@@ -356,7 +368,7 @@ class Worker(Generic[Deps]):
             elif now >= self._held.get(lease_id, 0.0):
                 self._held.pop(lease_id, None)
             elif (handler := self.handlers.get(job.type)) is not None:
-                return self._begin(_Run(job, lease_id, handler, now))
+                return self._begin(_Run(job, lease_id, handler))
             else:
                 log.warning("no handler for type %r: job %s is given back for another worker", job.type, job.id)
                 reason = f"worker {self.worker_id} has no handler for {job.type}"
@@ -367,10 +379,6 @@ class Worker(Generic[Deps]):
         if run.handler.binding.takes_context:
             run.context = Context(run.job, self._deps, self._loop, self._session.say)
         self._running[run.lease_id] = run
-        self._unreported_starts[run.lease_id] = run
-        if not self._starts_are_watched:
-            self._starts_are_watched = True
-            self._loop.call_later(START_REPORT_SECONDS, self._report_starts)
         return run
 
     async def _run_jobs(self, first: _Run) -> None:
@@ -396,6 +404,9 @@ class Worker(Generic[Deps]):
         lease_id = run.lease_id
         ending: Ending | None = None
         try:
+            if run.ended_because:
+                raise asyncio.CancelledError(run.ended_because)
+            self._note_start(run)
             ending = await self._executor.run(run.handler, run.job, run.context)
         except asyncio.CancelledError:
             if run.ended_because in ("", "draining"):
@@ -411,18 +422,25 @@ class Worker(Generic[Deps]):
                 self._session.report(recorded)
             elif ending is not None and run.ended_because in ("", "draining"):
                 if not isinstance(ending, (pb.Released, pb.Snoozed)):
-                    ending.run_ms = int((time.monotonic() - run.started_at) * 1000)
+                    ending.run_ms = int(run.lasted(time.monotonic()) * 1000)
                 self._session.report(ending)
             if not self._running:
                 self._idle.set()
 
+    def _note_start(self, run: _Run) -> None:
+        run.started_at = time.monotonic()
+        self._unreported_starts[run.lease_id] = run
+        if not self._starts_are_watched:
+            self._starts_are_watched = True
+            self._loop.call_later(START_REPORT_SECONDS, self._report_starts)
+
     def _report_starts(self) -> None:
         """Report the starts of runs that are still going on."""
         now = time.monotonic()
-        old = [run for run in self._unreported_starts.values() if now - run.started_at >= START_REPORT_SECONDS]
+        old = [run for run in self._unreported_starts.values() if run.lasted(now) >= START_REPORT_SECONDS]
         for run in old:
             del self._unreported_starts[run.lease_id]
-            self._session.started(run.lease_id, int((now - run.started_at) * 1000))
+            self._session.started(run.lease_id, int(run.lasted(now) * 1000))
         self._starts_are_watched = bool(self._unreported_starts)
         if self._starts_are_watched:
             self._loop.call_later(START_REPORT_SECONDS, self._report_starts)
@@ -438,11 +456,7 @@ class Worker(Generic[Deps]):
         if run is None or run.ended_because:
             return
         log.warning("job %s of type %r is stopped: its lease is %s", run.job.id, run.job.type, reason)
-        run.ended_because = reason
-        if run.context is not None:
-            run.context.end(reason)
-        if run.task is not None:
-            run.task.cancel(f"the lease is {reason}")
+        run.end(reason, f"the lease is {reason}")
 
     # Credit.
 
@@ -488,14 +502,14 @@ class Worker(Generic[Deps]):
     def _heartbeat_request(self, lease_ids: list[str]) -> pb.HeartbeatRequest:
         """Name what is held, and the starts that the loop has not come to report because a handler blocks it."""
         now = time.monotonic()
-        blocked = [run for run in list(self._unreported_starts.values()) if now - run.started_at > BLOCKED_SECONDS]
+        blocked = [run for run in list(self._unreported_starts.values()) if run.lasted(now) > BLOCKED_SECONDS]
         return pb.HeartbeatRequest(
             worker_id=self.worker_id,
             boot_id=self._boot_id,
             lease_ids=lease_ids,
             lease_ttl_seconds=self.lease_ttl_seconds,
             running=len(self._running),
-            started=[pb.Started(lease_id=run.lease_id, ago_ms=int((now - run.started_at) * 1000)) for run in blocked],
+            started=[pb.Started(lease_id=run.lease_id, ago_ms=int(run.lasted(now) * 1000)) for run in blocked],
         )
 
     def _renewed_in_thread(self, lease_ids: Sequence[str], sent_at: float, reply: pb.HeartbeatReply) -> None:
@@ -539,11 +553,8 @@ class Worker(Generic[Deps]):
 
     def _cancel_running(self, reason: str) -> None:
         for run in list(self._running.values()):
-            if not run.ended_because and run.task is not None:
-                run.ended_because = reason
-                if run.context is not None:
-                    run.context.end(reason)
-                run.task.cancel("the worker shuts down")
+            if not run.ended_because:
+                run.end(reason, "the worker shuts down")
 
     # Connecting.
 
