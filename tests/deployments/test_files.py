@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import trustme
 import yaml
 from quorra_server.config import load
 
@@ -158,3 +159,21 @@ def test_systemd_takes_the_unit() -> None:
     problems = [line for line in done.stderr.splitlines() if "quorra-server.service" in line]
     # The program is not installed where the unit looks for it; everything else must be right.
     assert [] == [line for line in problems if "/opt/quorra" not in line and "not executable" not in line]
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="there is no nginx on the PATH")
+def test_nginx_takes_the_configuration(tmp_path: Path) -> None:
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    certificate = trustme.CA().issue_cert("queue.example.com")
+    certificate.private_key_pem.write_to_path(key)
+    certificate.cert_chain_pems[0].write_to_path(chain)
+    ours = (DEPLOYMENTS / "nginx" / "quorra.conf").read_text()
+    ours = ours.replace("/etc/ssl/queue.example.com.pem", str(chain)).replace(
+        "/etc/ssl/queue.example.com.key", str(key)
+    )
+    whole = tmp_path / "nginx.conf"
+    whole.write_text(f"pid {tmp_path}/pid;\nevents {{}}\nhttp {{\n{ours}\n}}\n")
+
+    checked = subprocess.run(["nginx", "-t", "-c", str(whole)], capture_output=True, text=True, check=False)
+
+    assert 0 == checked.returncode, checked.stderr

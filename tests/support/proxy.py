@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 from types import TracebackType
 
@@ -23,8 +24,18 @@ class Proxy:
         disturbed: Connections and chunks that one of these has met so far.
     """
 
-    def __init__(self, target_host: str, target_port: int, *more_targets: tuple[str, int]) -> None:
-        """Take where to pass on to; with several targets each new connection goes to the next one that answers."""
+    def __init__(
+        self,
+        target_host: str,
+        target_port: int,
+        *more_targets: tuple[str, int],
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """Take where to pass on to; with several targets each new connection goes to the next one that answers.
+
+        With `tls` clients speak TLS, which ends here.
+        """
+        self._tls = tls
         self._targets = [(target_host, target_port), *more_targets]
         self._turn = 0
         self._server: asyncio.Server | None = None
@@ -42,7 +53,7 @@ class Proxy:
         self.disturbed = 0
 
     async def __aenter__(self) -> "Proxy":
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -15,6 +15,7 @@ from quorra_proto.v1 import quorra_pb2 as pb
 from quorra_proto.v1.quorra_pb2_grpc import JobServiceStub
 
 from quorra_worker_sdk import codec, config
+from quorra_worker_sdk.channels import open_aio_channel, open_channel, target_of
 from quorra_worker_sdk.errors import JobFailed, StorageUnavailable, WaitTimedOut, from_grpc
 from quorra_worker_sdk.handlers import Handler, Retry
 
@@ -97,9 +98,14 @@ class AsyncClient:
     """Talks to a server from an event loop."""
 
     def __init__(self, address: str | None = None, *, api_key: str | None = None) -> None:
-        """Take where the server is (`QUORRA_GRPC_ADDR`) and the key (`QUORRA_API_KEY`); connects when first used."""
+        """Take where the server is (`QUORRA_GRPC_ADDR`) and the key (`QUORRA_API_KEY`); connects when first used.
+
+        Raises:
+            ValueError: The address cannot be read.
+        """
         settings = config.load()
         self._address = address or settings.address
+        target_of(self._address)
         self._api_key = settings.api_key if api_key is None else api_key
         self._metadata = _metadata(self._api_key)
         self._channel: grpc.aio.Channel | None = None
@@ -193,7 +199,7 @@ class AsyncClient:
         loop = asyncio.get_running_loop()
         if self._channel is None or self._loop is not loop:
             # A channel belongs to the loop that opened it; one of an earlier `asyncio.run` died with its loop.
-            self._channel, self._loop = grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS), loop
+            self._channel, self._loop = open_aio_channel(self._address), loop
         try:
             stub = JobServiceStub(self._channel)
             return await getattr(stub, method)(request, timeout=seconds, metadata=self._metadata)
@@ -205,11 +211,15 @@ class Client:
     """Talks to a server from ordinary code; safe to share between threads."""
 
     def __init__(self, address: str | None = None, *, api_key: str | None = None) -> None:
-        """Take where the server is (`QUORRA_GRPC_ADDR`) and the key (`QUORRA_API_KEY`)."""
+        """Take where the server is (`QUORRA_GRPC_ADDR`) and the key (`QUORRA_API_KEY`).
+
+        Raises:
+            ValueError: The address cannot be read.
+        """
         settings = config.load()
         self._metadata = _metadata(settings.api_key if api_key is None else api_key)
         self._stand_in: StandIn | None = None
-        self._channel = grpc.insecure_channel(address or settings.address, options=CHANNEL_OPTIONS)
+        self._channel = open_channel(address or settings.address)
         self._stub = JobServiceStub(self._channel)
 
     def __enter__(self) -> "Client":
@@ -364,9 +374,6 @@ def _defaults(handler: Handler[..., Any]) -> NewJob:
         timeout=handler.timeout,
         retry=handler.retry,
     )
-
-
-CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
 def _metadata(api_key: str) -> tuple[tuple[str, str], ...]:

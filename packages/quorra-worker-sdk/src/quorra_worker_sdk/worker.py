@@ -22,6 +22,7 @@ from quorra_proto.v1 import quorra_pb2 as pb
 from typing_extensions import TypeVar
 
 from quorra_worker_sdk import config
+from quorra_worker_sdk.channels import open_aio_channel, open_channel
 from quorra_worker_sdk.client import AsyncClient, JobHandler
 from quorra_worker_sdk.context import Context
 from quorra_worker_sdk.errors import BadHandler, QuorraError, from_grpc
@@ -97,8 +98,8 @@ class _Run:
 class Worker(Generic[Deps]):
     """Leases jobs from a Quorra server and runs their handlers.
 
-    What is not given is read from the environment: `QUORRA_GRPC_ADDR`, `QUORRA_API_KEY` and the `QUORRA_WORKER_*`
-    variables.
+    `address` is `host:port` in clear text, or `https://host:port` through TLS. What is not given is read from the
+    environment: `QUORRA_GRPC_ADDR`, `QUORRA_API_KEY` and the `QUORRA_WORKER_*` variables.
     """
 
     def __init__(
@@ -254,10 +255,10 @@ class Worker(Generic[Deps]):
         self._stopping = asyncio.Event()
         self._is_hurried = self._draining = False
         executor = Executor(self.slots, lambda: self._deps)
-        session = Session(self._async_channel, self._metadata(), self._hello, self)
+        session = Session(lambda: open_aio_channel(self.address), self._metadata(), self._hello, self)
         self._session, self._executor = session, executor
         heartbeat = Heartbeat(
-            self._sync_channel,
+            lambda: open_channel(self.address),
             self._metadata(),
             self._to_renew,
             self._heartbeat_request,
@@ -578,12 +579,6 @@ class Worker(Generic[Deps]):
 
     def _metadata(self) -> list[tuple[str, str]]:
         return [("x-api-key", self.api_key)] if self.api_key else []
-
-    def _async_channel(self) -> grpc.aio.Channel:
-        return grpc.aio.insecure_channel(self.address, options=[("grpc.max_receive_message_length", -1)])
-
-    def _sync_channel(self) -> grpc.Channel:
-        return grpc.insecure_channel(self.address)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from quorractl.commands.common import Session, output_option
 from quorractl.errors import CommandError, Unreachable, UsageMistake
 
 GRPC_SECONDS = 5.0
+GRPC_HELP = "Ask gRPC health too: HOST:PORT, or https://HOST:PORT through TLS (default: QUORRA_GRPC_ADDR)."
 
 
 @click.group()
@@ -18,7 +19,7 @@ def server() -> None:
 
 
 @server.command()
-@click.option("--grpc", "grpc_address", metavar="HOST:PORT", help="Ask gRPC health too (default: QUORRA_GRPC_ADDR).")
+@click.option("--grpc", "grpc_address", metavar="ADDRESS", help=GRPC_HELP)
 @output_option
 @click.pass_obj
 def health(session: Session, grpc_address: str | None) -> None:
@@ -38,7 +39,12 @@ def _grpc_health(address: str) -> str:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    with grpc.insecure_channel(address) as channel:
+    scheme, _, target = address.rpartition("://")
+    if scheme == "https":
+        opened = grpc.secure_channel(target, grpc.ssl_channel_credentials())
+    else:
+        opened = grpc.insecure_channel(target)
+    with opened as channel:
         try:
             reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=GRPC_SECONDS)
         except grpc.RpcError as error:
