@@ -183,6 +183,25 @@ def test_a_repeated_report_is_answered_once_a_standby_has_the_first_one(tmp_path
     assert not was_answered
 
 
+def test_a_repeated_enqueue_is_answered_once_a_standby_has_the_first_one(tmp_path: Path) -> None:
+    job_id = str(uuid4())
+    with replicated_postgres(tmp_path, is_synchronous=True) as pair, ThreadPoolExecutor() as threads:
+        asyncio.run(migrate(pair.url))
+        enqueue = partial(_enqueue, pair.primary.dsn, job_id)
+        pair.standby.freeze()
+        first = threads.submit(enqueue)
+        asyncio.run(_end_waits_until_it_is_seen(pair.primary.dsn, job_id))
+
+        again = threads.submit(enqueue)
+        asyncio.run(_until_waiting(pair.primary.dsn, "%quorra.enqueue%"))
+        was_answered = again.done()
+        pair.standby.thaw()
+
+        assert (False, True) == (first.result(), again.result())
+
+    assert not was_answered
+
+
 async def _end_waits_until_it_is_seen(dsn: str, job_id: str, table: str = "jobs") -> None:
     """End every wait for the standby until a row of a job can be seen."""
     connection = await asyncpg.connect(dsn)
@@ -214,6 +233,20 @@ def _submit_again_and_again(server: RunningServer) -> str:
         return str(reply.json()["id"]) if reply.is_success else ""
 
     return eventually_sync(submit, "writes are back", timeout=10)
+
+
+def _enqueue(dsn: str, job_id: str) -> bool:
+    """Submit a job by SQL, in a transaction that does nothing else; say whether it existed."""
+
+    async def enqueue() -> bool:
+        connection = await asyncpg.connect(dsn)
+        try:
+            found = await connection.fetchval("SELECT (quorra.enqueue('job', '{}', id => $1)).existing", UUID(job_id))
+            return bool(found)
+        finally:
+            await connection.close()
+
+    return asyncio.run(enqueue())
 
 
 async def _jobs(dsn: str) -> set[str]:
