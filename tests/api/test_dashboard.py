@@ -1,10 +1,13 @@
 """The dashboard: signing in, what it shows, and that nothing of a job is ever markup."""
 
+import asyncio
+import hashlib
 import re
 import shutil
 import subprocess
 import tempfile
 
+import asyncpg
 import httpx
 import pytest
 
@@ -79,6 +82,49 @@ def test_signing_out_ends_the_session(browser: httpx.Client, shared_server: Runn
     browser.post("/logout")
 
     assert 303 == browser.get("/").status_code
+
+
+def test_who_signed_in_at_one_server_is_signed_in_at_all(database_url: str) -> None:
+    with (
+        start_server(database_url) as one,
+        start_server(database_url) as other,
+        httpx.Client(base_url=one.http_url, verify=NO_TLS) as browser,
+    ):
+        _sign_in(browser, one.api_key)
+
+        page = browser.get(f"{other.http_url}/")
+        browser.post(f"{other.http_url}/logout")
+        after = browser.get(f"{one.http_url}/")
+
+    assert (200, 303) == (page.status_code, after.status_code)
+
+
+def test_a_session_is_kept_as_a_digest(shared_server: RunningServer, browser: httpx.Client) -> None:
+    session_id = _sign_in(browser, shared_server.api_key).cookies["quorra_session"]
+
+    async def kept() -> list[bytes]:
+        connection = await asyncpg.connect(shared_server.database_url)
+        try:
+            return [row["digest"] for row in await connection.fetch("SELECT digest FROM quorra.sessions")]
+        finally:
+            await connection.close()
+
+    digests = asyncio.run(kept())
+
+    salt = hashlib.sha256(shared_server.api_key.encode()).digest()
+    assert hashlib.sha256(salt + session_id.encode()).digest() in digests
+    assert session_id.encode() not in b"".join(digests)
+
+
+def test_a_new_key_ends_the_sessions_of_the_old_one(database_url: str) -> None:
+    with (
+        start_server(database_url) as old,
+        start_server(database_url, {"QUORRA_API_KEY": "another-key-of-thirty-two-characters"}) as new,
+        httpx.Client(base_url=old.http_url, verify=NO_TLS) as browser,
+    ):
+        _sign_in(browser, old.api_key)
+
+        assert (200, 303) == (browser.get("/").status_code, browser.get(f"{new.http_url}/").status_code)
 
 
 @pytest.mark.browser

@@ -6,13 +6,18 @@ import shutil
 import socket
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
+import grpc
 import httpx
 import psutil
 import pytest
+from quorra_proto.v1 import quorra_pb2 as pb
+from quorra_proto.v1.quorra_pb2_grpc import WorkerServiceStub
 
 from tests.support.processes import RunningServer, start_server
+from tests.support.waiting import eventually_sync
 
 BODY = b'{"type":"t","payload":{}}'
 HEAD_SECONDS_MAX = 5.0
@@ -170,6 +175,32 @@ def test_headers_that_cannot_be_honoured_are_refused_by_name(
     reply = api.post("/v1/jobs", content=BODY, headers=headers)
 
     assert (422, field) == (reply.status_code, reply.json()["field"])
+
+
+def test_a_stop_answers_whoever_waits_for_a_job_or_for_work(database_url: str) -> None:
+    """Not at the end of the grace, which would cut them off."""
+    with start_server(database_url) as server, ThreadPoolExecutor() as threads:
+        job = httpx.post(f"{server.http_url}/v1/jobs", content=BODY, headers=server.headers).json()
+        with httpx.Client(base_url=server.http_url, headers=server.headers, timeout=60) as client:
+            waiting = threads.submit(client.get, f"/v1/jobs/{job['id']}?wait=60s")
+            with grpc.insecure_channel(server.grpc_address) as channel:
+                request = pb.LeaseRequest(worker_id="w", queue="another", wait_seconds=30)
+                call = WorkerServiceStub(channel).LeaseJobs(request, metadata=server.metadata)
+                leased = threads.submit(list, call)
+                eventually_sync(lambda: _both_wait(server), "both wait")
+
+                code = server.terminate()
+
+            assert (200, "pending") == (waiting.result().status_code, waiting.result().json()["status"])
+            assert [] == leased.result()
+    assert 0 == code
+
+
+def _both_wait(server: RunningServer) -> bool:
+    """Say whether a worker has asked for work, and a connection beside this one is open."""
+    with httpx.Client(base_url=server.http_url, headers=server.headers) as client:
+        workers = client.get("/v1/workers").json()["workers"]
+        return len(workers) == 1 and "quorra_http_connections 2.0" in client.get("/metrics").text
 
 
 def test_a_stop_does_not_wait_for_idle_clients(database_url: str) -> None:

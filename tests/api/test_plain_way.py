@@ -151,6 +151,24 @@ def test_waiting_for_work_ends_when_work_comes(api: httpx.Client, worker: PlainW
     assert time.monotonic() - began < 10
 
 
+def test_jobs_that_a_worker_never_got_come_back_uncharged_when_it_goes_away(
+    api: httpx.Client, worker: PlainWorker, queue_name: str
+) -> None:
+    """Delivery counts as the start: what was never delivered would be charged when the lease ends."""
+    jobs = [{"type": "t", "queue": queue_name, "payload": {"text": "x" * 100_000}}] * 100
+    assert api.post("/v1/jobs/batch", json={"jobs": jobs}).is_success
+    request = pb.LeaseRequest(queue=queue_name, worker_id="plain-1", max_jobs=100, lease_ttl_seconds=300)
+    call = worker.stub.LeaseJobs(request, metadata=worker.metadata)
+    next(call)
+
+    call.cancel()
+    counts = f"/v1/queues/{queue_name}"
+    eventually_sync(lambda: api.get(counts).json()["counts"]["pending"] > 50, "the unsent ones wait again")
+
+    waiting = api.get("/v1/jobs", params={"queue": queue_name, "status": "pending", "limit": 100}).json()["jobs"]
+    assert {0} == {job["attempts"] for job in waiting}
+
+
 def test_queues_are_asked_in_order_and_types_are_respected(
     api: httpx.Client, worker: PlainWorker, queue_name: str
 ) -> None:

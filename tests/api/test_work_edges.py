@@ -94,6 +94,28 @@ async def test_after_goodbye_no_jobs_come_and_released_ones_cost_nothing(
         assert ("pending", 0) == (found["status"], found["attempts"])
 
 
+async def test_a_run_is_extended_after_the_goodbye_too(
+    shared_server: RunningServer, api: httpx.Client, queue_name: str
+) -> None:
+    api.post("/v1/jobs", json={"type": "t", "payload": {}, "queue": queue_name, "timeout_seconds": 60})
+    async with _conversation(shared_server, queue_name) as worker:
+        await worker.hear("welcome")
+        await worker.say(credit=pb.Credit(granted_total=1))
+        (job,) = await worker.jobs(1)
+        await worker.say(goodbye=pb.Goodbye(reason="draining"))
+        extended = pb.Extended(lease_id=job.lease_id, extra_ms=90_000)
+        await worker.say(reports=pb.Reports(sequence=1, extended=[extended]))
+        await worker.hear("receipts")
+
+        connection = await asyncpg.connect(shared_server.database_url)
+        extra = "SELECT extra_ms FROM quorra.leases WHERE queue = $1"
+        await eventually(lambda: connection.fetchval(extra, queue_name), "the extension is written down")
+        found = await connection.fetchval(extra, queue_name)
+        await connection.close()
+
+    assert [90_000] == found
+
+
 async def test_a_cancelled_job_reaches_its_worker_as_a_notice(
     shared_server: RunningServer, api: httpx.Client, queue_name: str
 ) -> None:

@@ -232,6 +232,40 @@ async def test_the_bound_of_a_queue_is_kept(stream: Conversation, api: httpx.Cli
     stream.call.cancel()
 
 
+async def test_a_worker_that_still_holds_jobs_of_an_earlier_stream_allows_fewer_of_a_bounded_queue(
+    stream: Conversation, api: httpx.Client, queue_name: str
+) -> None:
+    """It alone knows them, also those whose end no server told."""
+    _submit(api, queue_name, 3)
+    await stream.hello(queues=[pb.QueueSubscription(name=queue_name, slots=2)])
+    await stream.grant(10, **{queue_name: 1})
+    (job,) = await stream.until_jobs(1)
+    # The worker goes on with what it holds of the earlier stream: an end of this one's job allows nothing by itself.
+    await stream.report(succeeded=[pb.Succeeded(lease_id=job.lease_id)])
+    await stream.report(started=[])
+    before = len(stream.jobs)
+
+    await stream.grant(10, **{queue_name: 3})
+    await stream.until_jobs(3)
+
+    assert 1 == before
+    await stream.close()
+
+
+async def test_large_jobs_come_in_messages_that_every_client_takes(
+    stream: Conversation, api: httpx.Client, queue_name: str
+) -> None:
+    """gRPC clients take messages of up to 4 MiB unless they were told otherwise."""
+    for _ in range(6):
+        job = {"type": "t", "queue": queue_name, "payload": {"text": "x" * 1_000_000}}
+        assert api.post("/v1/jobs", json=job).is_success
+    await stream.hello()
+    await stream.grant(6)
+
+    assert 6 == len(await stream.until_jobs(6))
+    await stream.close()
+
+
 async def test_wishes_out_of_bounds_are_clamped_and_said(stream: Conversation) -> None:
     welcome = await stream.hello(lease_ttl_seconds=100_000)
 

@@ -105,6 +105,9 @@ def test_the_manifests_of_kubernetes_fit_together() -> None:
     assert {"http": 8080, "grpc": 50051} == ports
     for probe in ("livenessProbe", "readinessProbe"):
         assert container[probe]["httpGet"]["port"] in ports
+    # The variables of service links, such as QUORRA_SERVER_PORT, would be refused as unknown settings.
+    pods = [document["spec"]["template"]["spec"] for document in documents.values() if "template" in document["spec"]]
+    assert [False, False] == [spec["enableServiceLinks"] for spec in pods]
     load({entry["name"]: entry["value"] for entry in container["env"]})
     done = subprocess.run(
         [str(BIN / container["command"][0]), *container["command"][1:], "--help"], capture_output=True, check=False

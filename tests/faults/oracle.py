@@ -13,6 +13,8 @@ SLOT = "quorra_faults"
 CHANGES_PER_LOOK = 20_000
 LOOK_SECONDS = 0.5
 CONNECT_SECONDS_MAX = 5.0
+# The last one is what the driver calls a connection that broke in the middle of something.
+CONNECTION_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 PEEK = (
     f"SELECT data FROM pg_logical_slot_peek_binary_changes('{SLOT}', NULL, $1, 'proto_version', '1',"
     f" 'publication_names', '{SLOT}')"
@@ -31,6 +33,7 @@ class Recorder:
         self._url = database_url
         self._file = path.open("wb")
         self._task: asyncio.Task[None] | None = None
+        self._is_finishing = False
         self.transactions = 0
 
     async def prepare(self) -> None:
@@ -48,9 +51,15 @@ class Recorder:
             await connection.close()
         self._task = asyncio.create_task(self._run())
 
+    @property
+    def has_failed(self) -> bool:
+        """Say whether it ended by itself; a slot that nobody reads fills the disk."""
+        return not self._is_finishing and self._task is not None and self._task.done()
+
     async def finish(self) -> None:
         """Record the rest and stop."""
         assert self._task is not None
+        self._is_finishing = True
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         connection = await asyncpg.connect(self._url, server_settings=SESSION)
@@ -65,7 +74,7 @@ class Recorder:
     async def _run(self) -> None:
         while True:
             # PostgreSQL is hurt in many ways meanwhile; the slot waits.
-            with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with contextlib.suppress(*CONNECTION_ERRORS):
                 connection = await asyncpg.connect(self._url, timeout=CONNECT_SECONDS_MAX, server_settings=SESSION)
                 try:
                     while True:

@@ -465,6 +465,8 @@ class Stage:
         """Start again what has ended."""
         while True:
             await asyncio.sleep(RESPAWN_SECONDS)
+            if self.recorder is not None and self.recorder.has_failed:
+                raise RuntimeError("the recorder of the oracle has ended, and without it there is nothing to judge")
             for slot in self.slots:
                 if slot.is_wanted and not slot.pid:
                     if slot is self.load:

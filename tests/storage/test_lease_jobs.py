@@ -233,3 +233,14 @@ async def test_a_started_job_whose_row_is_gone_does_not_keep_other_leases_from_e
     await queue.expire()
 
     assert JobStatus.FAILED == await queue.status_of(other)
+
+
+async def test_a_start_long_after_the_lease_is_marked(queue: QueueSpec) -> None:
+    """Milliseconds of more than 24 days are beyond an integer."""
+    job_id = await queue.submit_one()
+    lease = await queue.lease_one()
+    await queue.pass_time(seconds=30 * 86_400)
+
+    await queue.start(lease)
+
+    assert JobStatus.PROCESSING == await queue.status_of(job_id)

@@ -1,6 +1,7 @@
 """Operators' moves: cancel, retry, replay, reschedule, purge; and the counts that follow all of them."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from quorra_server.domain.states import JobStatus, OutcomeKind
@@ -189,3 +190,21 @@ async def test_pages_have_no_gap_and_no_double_for_every_status(queue: QueueSpec
             seen.extend(position.job_id for position in page)
             after = page[-1]
         assert count == len(seen) == len(set(seen))
+
+
+async def test_the_oldest_due_job_is_found_behind_more_urgent_ones(queue: QueueSpec) -> None:
+    now = datetime.now(UTC)
+    await queue.submit(3, priority=5, run_at=now - timedelta(seconds=10))
+    await queue.submit_one(priority=0, run_at=now - timedelta(hours=1))
+    await queue.submit_one(priority=-5, run_at=now + timedelta(hours=2))
+
+    waited = await queues.oldest_waiting(queue.pool, ["default", "empty"])
+
+    assert waited is not None
+    assert 3_600 <= waited < 3_700
+
+
+async def test_no_job_that_is_due_has_waited_for_no_time(queue: QueueSpec) -> None:
+    await queue.submit_one(run_at=datetime.now(UTC) + timedelta(hours=1))
+
+    assert await queues.oldest_waiting(queue.pool, ["default"]) is None

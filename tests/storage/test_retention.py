@@ -1,14 +1,80 @@
 """Retention: days past their time are dropped whole; what lives, or is dead for less than its time, stays."""
 
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import NamedTuple
+from uuid import UUID, uuid4
 
+import asyncpg
+import pytest
+from quorra_server.domain.errors import StorageUnavailable
 from quorra_server.domain.states import JobStatus
-from quorra_server.storage import leases, retention
+from quorra_server.services.loops.prune_history import REQUEST_KEYS_KEPT, PruneHistory
+from quorra_server.storage import database, keys, leases, retention
+from quorra_server.storage.database import Executor
+from quorra_server.storage.keys import Key
 
 from tests.support.queue_spec import QueueSpec
+from tests.support.waiting import eventually
 
 WEEK = timedelta(days=7)
 MONTH = timedelta(days=30)
+DAY_MS = 86_400_000
+OLD_KEY = Key("request:somebody", "k")
+
+
+def id_in_days(days: int) -> UUID:
+    """Return a UUIDv7 of a clock that is so many days ahead."""
+    return UUID(int=(time.time_ns() // 1_000_000 + days * DAY_MS) << 80 | 0x7 << 76 | 0x2 << 62)
+
+
+@pytest.fixture
+def no_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail where a statement is about to be repeated."""
+
+    async def fail() -> None:
+        raise AssertionError("the statement is repeated")
+
+    monkeypatch.setattr(database, "_pause_before_repeat", fail)
+
+
+@asynccontextmanager
+async def another_server(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """Open a connection with a transaction that is rolled back in the end, if it still stands."""
+    connection = await asyncpg.connect(url)
+    transaction = connection.transaction()
+    await transaction.start()
+    yield connection
+    await connection.execute("ROLLBACK")
+    await connection.close()
+
+
+class Read(NamedTuple):
+    """How often tables were looked into, and how many of their rows were read."""
+
+    scans: int
+    rows: int
+
+
+async def read_by(transaction: Executor, work: Awaitable[object], *tables: str) -> Read:
+    """Count what some work read of tables, their partitions included."""
+    before = await _read_so_far(transaction, tables)
+    await work
+    after = await _read_so_far(transaction, tables)
+    return Read(after.scans - before.scans, after.rows - before.rows)
+
+
+async def _read_so_far(transaction: Executor, tables: Sequence[str]) -> Read:
+    (row,) = await transaction.fetch(
+        "SELECT coalesce(sum(seq_scan + idx_scan), 0)::int AS scans, "
+        "coalesce(sum(seq_tup_read + idx_tup_fetch), 0)::int AS rows FROM pg_stat_xact_user_tables "
+        "WHERE schemaname = 'quorra' AND regexp_replace(relname, '_(\\d{8}|default)$', '') = ANY ($1)",
+        tables,
+    )
+    return Read(row["scans"], row["rows"])
 
 
 async def test_partitions_are_made_ahead_and_only_once(queue: QueueSpec) -> None:
@@ -67,3 +133,171 @@ async def test_a_job_past_its_time_stays_until_the_last_of_its_batch_has_ended(q
 
     assert (0, {batch.batch}, 2) == (too_early, closed, pruned)
     assert {} == await queue.counts()
+
+
+@pytest.mark.parametrize("kind", ["job", "outcome"])
+async def test_what_lies_in_the_default_partition_moves_when_its_day_is_made(queue: QueueSpec, kind: str) -> None:
+    """One such row ended the making of partitions, and all retention, for good."""
+    job_id = await queue.submit_one(id=id_in_days(9) if kind == "job" else None)
+    if kind == "outcome":
+        await queue.succeed(await queue.lease_one())
+        await leases.close_batches(queue.pool, None)
+        await queue.pool.fetch("UPDATE quorra.outcomes SET batch = batch + ($1::bigint << 20) RETURNING 1", 9 * DAY_MS)
+
+    made = await retention.make_partitions(queue.pool, 10)
+
+    (left,) = await queue.pool.fetch(
+        "SELECT (SELECT count(*) FROM quorra.jobs_default) + (SELECT count(*) FROM quorra.outcomes_default) AS rows"
+    )
+    assert (2, 0) == (made, left["rows"])
+    assert {job_id: ["ready" if kind == "job" else "ended"]} == await queue.places()
+
+
+async def test_a_day_with_many_rows_in_the_default_partition_stays_there(queue: QueueSpec) -> None:
+    """Moving them would hold everybody up for long."""
+    await queue.pool.fetch(
+        "INSERT INTO quorra.jobs (id, created_at, run_at, timeout_ms, priority, max_retries, type, queue, payload) "
+        "SELECT (left($1::uuid::text, 24) || lpad(number::text, 12, '0'))::uuid, now(), now(), 0, 0, 3, 't', 'q', '{}' "
+        "FROM generate_series(1, 10001) AS number RETURNING 1",
+        id_in_days(9),
+    )
+
+    assert 1 == await retention.make_partitions(queue.pool, 10)
+
+
+async def test_a_step_that_fails_does_not_keep_the_others_from_theirs(queue: QueueSpec) -> None:
+    await keys.claim_keys(queue.pool, [(OLD_KEY, uuid4())])
+    age = REQUEST_KEYS_KEPT + timedelta(seconds=1)
+    await queue.pool.fetch("UPDATE quorra.keys SET created_at = created_at - $1::interval RETURNING 1", age)
+    await queue.pool.fetch("ALTER FUNCTION quorra.make_partitions RENAME TO broken")
+
+    more = await PruneHistory(queue.pool, succeeded_days=7, dead_days=30).run_once()
+
+    assert not more
+    assert {} == await keys.find_keys(queue.pool, [OLD_KEY])
+
+
+@pytest.mark.usefixtures("no_repeats")
+@pytest.mark.parametrize("held", ["jobs", "outcomes"])
+async def test_partitions_are_neither_made_nor_dropped_while_somebody_holds_a_table(
+    queue: QueueSpec, database_url: str, held: str
+) -> None:
+    """Whoever comes after a change that waits for a lock waits behind it: a nightly dump held everybody up so."""
+    async with another_server(database_url) as reader:
+        await reader.execute(f"SELECT FROM quorra.{held}")
+
+        with pytest.raises(StorageUnavailable) as made:
+            await retention.make_partitions(queue.pool, 10)
+        with pytest.raises(StorageUnavailable) as dropped:
+            await retention.drop_partitions(queue.pool, timedelta(days=-1), MONTH)
+
+    assert [asyncpg.LockNotAvailableError] * 2 == [type(error.value.__cause__) for error in (made, dropped)]
+
+
+@pytest.mark.usefixtures("no_repeats")
+async def test_dropping_locks_in_the_order_of_a_settle(queue: QueueSpec, database_url: str) -> None:
+    await queue.pool.fetch("ALTER FUNCTION quorra.drop_partition SET lock_timeout = '20s'")
+    async with another_server(database_url) as settling, another_server(database_url) as watcher:
+        await settling.execute("SELECT FROM quorra.outcomes")
+        dropping = asyncio.create_task(retention.drop_partitions(queue.pool, timedelta(days=-1), MONTH))
+        await eventually(
+            lambda: watcher.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"), "dropping waits"
+        )
+
+        await settling.execute("SELECT FROM quorra.jobs")
+        await settling.execute("COMMIT")
+
+        assert 1 == len(await dropping)
+
+
+async def test_one_server_changes_partitions_and_the_others_pass_by(queue: QueueSpec, database_url: str) -> None:
+    (today,) = (await queue.pool.fetch("SELECT (now() AT TIME ZONE 'UTC')::date AS day"))[0]
+    async with another_server(database_url) as first:
+        await first.fetch("SELECT quorra.make_partitions($1, 10)", today)
+        made = await retention.make_partitions(queue.pool, 10)
+        await first.fetch("SELECT quorra.drop_partition($1, $2)", today, MONTH)
+        dropped = await retention.drop_partitions(queue.pool, timedelta(days=-1), MONTH)
+        await first.execute("COMMIT")
+
+    (gone,) = await queue.pool.fetch("SELECT quorra.drop_partition($1, $2) AS kept", today, MONTH)
+    assert (0, [], None) == (made, dropped, gone["kept"])
+
+
+async def test_dropping_a_day_does_not_look_each_of_its_jobs_up(queue: QueueSpec) -> None:
+    """A day of a million jobs took longer than a statement may, and everybody waited meanwhile."""
+    jobs = 100
+    await queue.submit(jobs)
+    batch = await queue.lease(jobs)
+    assert batch is not None
+    for lease in batch.lease_ids():
+        await queue.succeed(lease)
+    await leases.close_batches(queue.pool, None)
+
+    async with queue.pool.transaction() as transaction:
+        dropping = transaction.fetch("SELECT quorra.drop_partition((now() AT TIME ZONE 'UTC')::date, $1)", MONTH)
+        read = await read_by(transaction, dropping, "ready", "leases", "notes", "log_lines")
+
+    assert read.scans < jobs
+    assert {} == await queue.places()
+    assert {} == await queue.counts()
+
+
+async def test_what_handlers_said_goes_and_stays_with_the_jobs(queue: QueueSpec) -> None:
+    done = await queue.submit_one()
+    await queue.succeed(await queue.lease_one())
+    await leases.close_batches(queue.pool, None)
+    waiting = await queue.submit_one()
+    for insert in (
+        "INSERT INTO quorra.notes (job_id, updated_at) SELECT unnest($1::uuid[]), now() RETURNING 1",
+        "INSERT INTO quorra.log_lines (job_id, batch, position, logged_at, level, message) "
+        "SELECT unnest($1::uuid[]), 1, 1, now(), 'info', 'said' RETURNING 1",
+    ):
+        await queue.pool.fetch(insert, [done, waiting])
+
+    await retention.drop_partitions(queue.pool, timedelta(days=-1), MONTH)
+
+    left = await queue.pool.fetch("SELECT job_id FROM quorra.notes UNION ALL SELECT job_id FROM quorra.log_lines")
+    assert [waiting, waiting] == [row["job_id"] for row in left]
+
+
+async def test_pruning_does_not_read_what_ended_lately(queue: QueueSpec) -> None:
+    """Each call walked over the outcomes of all days there are."""
+    jobs = 100
+    for _ in range(jobs):
+        await queue.submit_one(id=uuid4())
+    batch = await queue.lease(jobs)
+    assert batch is not None
+    for lease in batch.lease_ids():
+        await queue.succeed(lease)
+    await leases.close_batches(queue.pool, None)
+
+    async with queue.pool.transaction() as transaction:
+        pruning = retention.prune_default(transaction, WEEK, MONTH, limit=10)
+        read = await read_by(transaction, pruning, "outcomes")
+
+    assert 0 == read.rows
+    assert jobs == await retention.prune_default(queue.pool, timedelta(seconds=-1), MONTH, limit=1_000)
+
+
+@pytest.mark.parametrize("day", [-60, 60])
+async def test_a_job_with_an_id_of_any_time_is_pruned(queue: QueueSpec, day: int) -> None:
+    await queue.submit_one(id=id_in_days(day))
+    await queue.succeed(await queue.lease_one())
+    await leases.close_batches(queue.pool, None)
+
+    assert 1 == await retention.prune_default(queue.pool, timedelta(seconds=-1), MONTH, limit=10)
+    assert {} == await queue.places()
+
+
+async def test_request_keys_are_forgotten_oldest_first_and_others_stay(queue: QueueSpec) -> None:
+    newer, live = Key("request:somebody", "a"), Key(keys.LIVE_SCOPE, "k")
+    await keys.claim_keys(queue.pool, [(key, uuid4()) for key in (OLD_KEY, newer, live)])
+    await queue.pool.fetch(
+        "UPDATE quorra.keys SET created_at = created_at - CASE WHEN key = 'k' THEN interval '3 d' ELSE '2 d' END "
+        "RETURNING 1"
+    )
+
+    forgotten = await keys.forget_request_keys(queue.pool, REQUEST_KEYS_KEPT, limit=1)
+
+    assert 1 == forgotten
+    assert {newer, live} == (await keys.find_keys(queue.pool, [OLD_KEY, newer, live])).keys()

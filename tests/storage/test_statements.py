@@ -11,7 +11,20 @@ from quorra_server.storage.statements import MIGRATIONS_FOLDER, SQL_FOLDER, sql_
 STATEMENTS = dict(sql_files(SQL_FOLDER))
 TRANSITION = re.compile(r"^-- transition: *(.*?) *-> *(.*?) *$", re.MULTILINE)
 PARAMETER_NAMES = re.compile(r"\$(\d+)")
-TYPES = {"int", "bigint", "bool", "integer", "text", "uuid", "timestamptz", "interval", "date", "json", "float8"}
+TYPES = {
+    "int",
+    "bigint",
+    "bool",
+    "integer",
+    "text",
+    "uuid",
+    "timestamptz",
+    "interval",
+    "date",
+    "json",
+    "float8",
+    "bytea",
+}
 SHORT_TYPES = {"int": "int4", "bigint": "int8", "bool": "bool", "integer": "int4"}
 
 
@@ -159,3 +172,14 @@ async def test_a_page_of_ended_jobs_looks_up_its_jobs_and_reads_no_others(databa
 
     assert "Index Cond: (id = outcomes.job_id)" in text, text
     assert "Materialize" not in text, text
+
+
+async def test_old_keys_are_found_by_their_age(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url, server_settings=SESSION)
+    await connection.execute(f"PREPARE forget AS {STATEMENTS['forget_keys']}")
+    plan = await connection.fetch("EXPLAIN (COSTS OFF) EXECUTE forget('1 day', 1000)")
+    text = "\n".join(row[0] for row in plan)
+    await connection.close()
+
+    assert "Index Scan using keys_requested" in text, text
+    assert "Tid Scan on keys" in text, text

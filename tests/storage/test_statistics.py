@@ -1,5 +1,7 @@
 """Statistics: a plan that was made while a table was empty does not outlive the emptiness."""
 
+import json
+
 import asyncpg
 from quorra_server.storage import statistics
 from quorra_server.storage.database import SESSION
@@ -35,6 +37,23 @@ async def test_a_lease_planned_on_vacuumed_empty_tables_becomes_a_look_up_once_t
     # Named with their schema only where the search path needs it.
     kinds = {name.removeprefix("quorra.").partition("_")[0] for name in analyzed}
     assert kinds >= {"jobs", "ready"}
+    await connection.close()
+
+
+async def test_a_short_lease_walks_past_nothing_that_is_delayed(queue: QueueSpec, database_url: str) -> None:
+    """Of no priority: a million jobs that are due tomorrow must not slow down those of today."""
+    connection = await asyncpg.connect(database_url, server_settings=SESSION)
+    for priority in (5, 0, -5):
+        await queue.submit(7_000, priority=priority, delay_ms=3_600_000)
+    due = await queue.submit(3)
+    await connection.execute("VACUUM (ANALYZE)")
+    await connection.execute(f"PREPARE lease AS {STATEMENTS['lease_jobs']}")
+
+    plan = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {LEASE}")
+
+    (whole,) = json.loads(plan)
+    assert 3 == whole["Plan"]["Actual Rows"], due
+    assert whole["Plan"]["Shared Hit Blocks"] < 100
     await connection.close()
 
 

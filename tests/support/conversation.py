@@ -30,8 +30,9 @@ class Conversation:
         welcome: pb.Welcome = message.welcome
         return welcome
 
-    async def grant(self, total: int) -> None:
-        await self.call.write(pb.WorkerMessage(credit=pb.Credit(granted_total=total)))
+    async def grant(self, total: int, **by_queue: int) -> None:
+        credit = pb.Credit(granted_total=total, granted_totals_by_queue=by_queue)
+        await self.call.write(pb.WorkerMessage(credit=credit))
 
     async def until_jobs(self, count: int) -> list[pb.Job]:
         async with asyncio.timeout(10):

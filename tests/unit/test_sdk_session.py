@@ -1,13 +1,14 @@
 """The worker's stream, where a real server cannot be made to end it at the wrong moment."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import grpc
 import pytest
 from quorra_proto.v1 import quorra_pb2 as pb
 from quorra_worker_sdk.session import Session
+
+from tests.support.scripted_server import Deaf
 
 SECONDS_MAX = 5.0
 
@@ -23,7 +24,7 @@ async def test_a_stream_that_ended_before_a_message_was_written_is_opened_again(
         opened.put_nowait(channel)
         return channel
 
-    running = asyncio.create_task(Session(open_channel, (), pb.Hello, _Deaf()).run())
+    running = asyncio.create_task(Session(open_channel, (), pb.Hello, Deaf()).run())
     try:
         async with asyncio.timeout(SECONDS_MAX):
             for _ in range(2):
@@ -65,13 +66,3 @@ class _OverChannel:
         return lambda **_: _OverCall()
 
     unary_unary = unary_stream = stream_unary = stream_stream
-
-
-class _Deaf:
-    def connected(self, welcome: pb.Welcome) -> None: ...
-
-    def jobs_arrived(self, jobs: Sequence[pb.Job]) -> None: ...
-
-    def leases_ended(self, ended: Iterable[pb.LeaseEnded]) -> None: ...
-
-    def reports_refused(self, refused: Sequence[pb.Refused]) -> None: ...

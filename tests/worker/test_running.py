@@ -1,10 +1,13 @@
 """How the SDK runs handlers: where, for how long, and how they are stopped. Real server, real worker processes."""
 
+import asyncio
 import os
 import signal
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.processes import RunningServer, start_process, start_worker
@@ -13,7 +16,7 @@ from tests.support.rest import Rest
 from tests.support.waiting import eventually, eventually_sync, eventually_text, written
 
 MODULE = """
-    import asyncio, os, threading, time
+    import asyncio, os, subprocess, threading, time
     from collections.abc import AsyncIterator
     from contextlib import asynccontextmanager
     from dataclasses import dataclass
@@ -83,6 +86,19 @@ MODULE = """
     def process_hangs() -> None:
         Path("pid").write_text(str(os.getpid()))
         time.sleep(600)
+
+    @worker.job("process_works", executor="process")
+    def process_works() -> str:
+        Path("pid").write_text(str(os.getpid()))
+        while not Path("go").exists():
+            time.sleep(0.02)
+        return "done"
+
+    @worker.job("process_ends_a_program", executor="process")
+    def process_ends_a_program() -> int:
+        program = subprocess.Popen(["sleep", "600"])
+        program.terminate()
+        return program.wait()
 
     @worker.job("hangs")
     async def hangs(ctx: Context[Any]) -> None:
@@ -161,6 +177,46 @@ def test_a_timeout_fails_the_run_and_really_kills_a_process(server: RunningServe
     assert "longer than its timeout" in hung["last_error"]
     assert "succeeded" == still_works
     assert ("in time", 1) == (extended["result"], extended["attempts"])
+
+
+def test_a_sigterm_to_the_whole_group_lets_handlers_in_processes_end(
+    server: RunningServer, rest: Rest, tmp_path: Path
+) -> None:
+    with start_worker(server, MODULE, tmp_path) as worker:
+        job_id = rest.submit("process_works", max_retries=0)
+        pid = int(eventually_text(tmp_path / "pid", "it runs"))
+        for number in (worker.process.pid, pid):
+            os.kill(number, signal.SIGTERM)
+        eventually_sync(lambda: "draining" in worker.log, "it drains")
+        (tmp_path / "go").touch()
+        code = worker.process.wait(20)
+
+    assert 0 == code
+    assert ("succeeded", "done") == (rest.job(job_id)["status"], rest.job(job_id)["result"])
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_program_that_a_handler_in_a_process_started_can_be_ended(
+    server: RunningServer, rest: Rest, tmp_path: Path
+) -> None:
+    """What ignores SIGTERM leaves that to the programs that it starts."""
+    with start_worker(server, MODULE, tmp_path):
+        code = rest.ended(rest.submit("process_ends_a_program"))["result"]
+
+    assert -signal.SIGTERM == code
+
+
+def test_a_process_that_died_between_two_jobs_is_not_used_again(
+    server: RunningServer, rest: Rest, tmp_path: Path
+) -> None:
+    with start_worker(server, MODULE, tmp_path):
+        first = rest.ended(rest.submit("process"))["result"]
+        os.kill(first, signal.SIGKILL)
+        eventually_sync(lambda: psutil.STATUS_ZOMBIE == psutil.Process(first).status(), "it is dead")
+        second = rest.ended(rest.submit("process", max_retries=0))
+
+    assert "succeeded" == second["status"]
+    assert first != second["result"]
 
 
 def test_cancelling_a_running_job_reaches_its_handler(server: RunningServer, rest: Rest, tmp_path: Path) -> None:
@@ -255,6 +311,41 @@ async def test_a_cut_connection_is_opened_again_and_nothing_runs_twice(
     assert "run\n" == (tmp_path / "runs").read_text()
 
 
+async def test_the_bound_of_a_queue_holds_across_a_reconnect(server: RunningServer, rest: Rest, tmp_path: Path) -> None:
+    module = """
+        import asyncio
+        from pathlib import Path
+        from quorra_worker_sdk import Worker
+
+        worker = Worker(queues={"scarce": 1, "plenty": 8})
+
+        @worker.job("long")
+        async def long() -> None:
+            while not Path("go").exists():
+                await asyncio.sleep(0.02)
+
+        @worker.job("short")
+        async def short() -> None:
+            pass
+    """
+    host, _, port = server.grpc_address.partition(":")
+    async with Proxy(host, int(port)) as proxy:
+        with start_worker(server, module, tmp_path, environment={"QUORRA_GRPC_ADDR": proxy.address}) as worker:
+            first = rest.submit("long", queue="scarce")
+            await asyncio.to_thread(rest.until, first, "processing")
+
+            proxy.cut()
+            await asyncio.to_thread(eventually_sync, lambda: 2 == worker.log.count("connected to"), "it is back")
+            second = rest.submit("long", queue="scarce")
+            await asyncio.to_thread(rest.ended, rest.submit("short", queue="plenty"))
+            meanwhile = rest.job(second)["status"]
+            (tmp_path / "go").touch()
+            ended = [await asyncio.to_thread(rest.ended, job) for job in (first, second)]
+
+    assert "pending" == meanwhile
+    assert [("succeeded", 1)] * 2 == [(job["status"], job["attempts"]) for job in ended]
+
+
 async def test_a_worker_that_could_not_renew_stops_before_the_server_gives_the_job_away(
     server: RunningServer, rest: Rest, tmp_path: Path
 ) -> None:
@@ -285,6 +376,13 @@ def test_a_second_sigterm_hurries(server: RunningServer, rest: Rest, tmp_path: P
         rest.until(job_id, "processing")
         worker.signal(signal.SIGTERM)
         eventually_sync(lambda: "draining" in worker.log, "it drains")
+        lease_until = datetime.fromisoformat(rest.job(job_id)["lease_expires_at"])
+
+        def is_longer() -> bool:
+            return datetime.fromisoformat(rest.job(job_id)["lease_expires_at"]) - lease_until >= timedelta(seconds=2)
+
+        # A signal within a second of the first is taken for its copy.
+        eventually_sync(is_longer, "it drains and renews its lease, every third of 2 s")
         worker.signal(signal.SIGTERM)
         code = worker.process.wait(10)
 

@@ -8,10 +8,11 @@ import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from quorra_worker_sdk import AsyncClient, BadHandler, NewJob, Unauthenticated, Worker
+from quorra_worker_sdk import AsyncClient, BadHandler, NewJob, Retry, Unauthenticated, Worker
 
 from tests.support.processes import BIN, Running, RunningServer, start_process, start_worker
 from tests.support.rest import Rest
@@ -188,6 +189,34 @@ def test_a_handler_that_is_stuck_in_a_thread_does_not_hold_up_the_stop(server: R
     assert 0 == code
     assert time.monotonic() - began < 10
     assert ("pending", 0) == (rest.job(job_id)["status"], rest.job(job_id)["attempts"])
+
+
+def test_a_queue_that_is_named_again_keeps_the_bound_that_its_worker_gave_it(tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text("""
+from quorra_worker_sdk import Worker
+
+class Shows(Worker):
+    def run(self):
+        print("queues:", self.queues)
+
+w = Shows(queues={"cpu": 2, "email": 3})
+""")
+    command = [str(BIN / "quorra-worker"), "m:w", "--queues", "cpu,other"]
+    with start_process(command, {}, cwd=tmp_path) as worker:
+        assert 0 == worker.process.wait(20)
+        assert "queues: {'cpu': 2, 'other': 0}" in worker.log
+
+
+@pytest.mark.parametrize("slots", [0, -1])
+def test_slots_that_cannot_be_meant_are_refused(slots: int) -> None:
+    with pytest.raises(ValueError, match="use 1 or more"):
+        Worker(slots=slots)
+
+
+@pytest.mark.parametrize("kinds", ["ValueError", [ValueError, "KeyError"], ValueError("an error")])
+def test_a_retry_gives_up_on_classes_of_errors_only(kinds: Any) -> None:
+    with pytest.raises(TypeError, match="give_up_on holds"):
+        Retry(give_up_on=kinds)
 
 
 def test_options_out_of_range_are_refused(tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ async def hurry_worker(stage: Stage, dice: random.Random) -> int:
     worker = dice.choice(stage.workers)
     process = worker.process
     hits = int(worker.signal(signal.SIGTERM))
-    await asyncio.sleep(0.05)
+    # Later than a copy of the first one, which a service manager sends to each process of a group.
+    await asyncio.sleep(1.2)
     worker.signal(signal.SIGTERM)
     await gone(stage, worker.name, process)
     await alive(worker)

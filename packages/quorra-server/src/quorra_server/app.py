@@ -155,13 +155,14 @@ def _services(
 ) -> Services:
     poll_seconds = config.timing.poll_seconds
     dispatcher = Dispatcher(database.fast, wakeups, metrics, poll_seconds=poll_seconds)
+    settle = SettleService(database.fast, wakeups, metrics, acknowledged)
     return Services(
         submit=SubmitService(database.main, dispatcher, wakeups, metrics, acknowledged),
-        lease=LeaseService(database.fast, wakeups, metrics, poll_seconds=poll_seconds),
+        lease=LeaseService(database.fast, wakeups, metrics, settle, poll_seconds=poll_seconds),
         plain_workers=PlainWorkers(database.main),
         dispatcher=dispatcher,
         starts=StartsBuffer(database.fast),
-        settle=SettleService(database.fast, wakeups, metrics, acknowledged),
+        settle=settle,
         closing=close_batches.CloseBatches(database.fast),
         cancel=CancelService(database.main, wakeups),
         retry=RetryService(database.main, wakeups),
@@ -238,7 +239,7 @@ async def _running(
         await services.dispatcher.stop()
         await services.settle.flush()
         await _stop_starts(services)
-        await services.wait.stop()
+        await services.lease.flush()
         await wakeups.stop()
 
 
@@ -281,6 +282,9 @@ async def _drain(config: Config, services: Services, grpc_server: GrpcServer, re
         await asyncio.wait_for(grpc_server.drain_workers(), DRAIN_MESSAGES_SECONDS)
     except TimeoutError:
         log.warning("drain_not_heard")
+    # Whoever waits for a job, or for work, is answered now rather than cut off at the end of the grace.
+    await services.wait.stop()
+    services.lease.stop_waiting()
     await asyncio.gather(rest_server.stop(config.timing.grace_seconds), grpc_server.stop(config.timing.grace_seconds))
 
 

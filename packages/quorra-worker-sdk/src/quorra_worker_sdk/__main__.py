@@ -75,7 +75,8 @@ def _run_one(options: argparse.Namespace) -> int:
         print(f"quorra-worker: {options.worker} cannot be loaded: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_USAGE
     if options.queues:
-        worker.queues = dict.fromkeys(options.queues, 0)
+        # A queue that the worker bounds stays bounded.
+        worker.queues = {name: worker.queues.get(name, 0) for name in options.queues}
     if options.slots:
         worker.slots = options.slots
     _use_uvloop()

@@ -9,8 +9,16 @@ from urllib.parse import urlsplit
 import grpc
 
 TLS_PORT = 443
-# A batch of jobs may be larger than the four MiB that gRPC allows by default; the server has bounds of its own.
-OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+OPTIONS = [
+    # A batch of jobs may be larger than the four MiB that gRPC allows by default; the server has bounds of its own.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # gRPC would wait for up to two minutes before it looks for a server that was away; leases are shorter than that.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # How long one attempt to connect may take, where packets are lost; 20 s by default.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
+]
 
 
 def open_channel(address: str) -> grpc.Channel:

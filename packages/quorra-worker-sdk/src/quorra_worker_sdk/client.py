@@ -124,7 +124,8 @@ class AsyncClient:
         Raises:
             InvalidRequest: The job is not acceptable; the message names the field.
             KeyReused: The id or the idempotency key belongs to another job.
-            StorageUnavailable: Not known whether it was recorded; repeat it with an id or an idempotency key.
+            OutcomeUnknown: Not known whether it was recorded; repeat it with the same id or idempotency key.
+            StorageUnavailable: It was not recorded; repeat it.
         """
         request = pb.SubmitJobRequest(job=spec_of(job), idempotency_key=idempotency_key)
         return _submitted((await self._call("SubmitJob", request)).job)

@@ -30,6 +30,14 @@ encode: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=_plain).encode
 """Write a value as JSON; TypeError says what cannot be written."""
 
 
+def text(value: Any, bytes_max: int | None = None) -> str:
+    """Return a value as text that a message can hold, cut to so many bytes of UTF-8; never within a character.
+
+    Half a surrogate pair, as the name of a file may hold, has no bytes in UTF-8 and is spelled out.
+    """
+    return str(value).encode("utf-8", "backslashreplace")[:bytes_max].decode(errors="ignore")
+
+
 def decoder(kind: Any) -> Callable[[bytes], Any]:
     """Return what reads JSON into a type; it raises ValueError, with the path of what does not fit."""
     if is_pydantic(kind):

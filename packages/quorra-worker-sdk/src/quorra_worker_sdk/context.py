@@ -14,12 +14,18 @@ from quorra_proto.v1 import quorra_pb2 as pb
 
 from quorra_worker_sdk import codec, sql
 from quorra_worker_sdk.drivers import AsyncConnection, SyncConnection, sync_driver_of
-from quorra_worker_sdk.errors import LeaseLost
+from quorra_worker_sdk.errors import LeaseLost, PayloadTooLarge
 
 Deps = TypeVar("Deps")
 # A run that ends for this reason still holds its lease.
 DRAINING = "draining"
 TIMED_OUT = "timeout"
+# The largest result and checkpoint, unless the server says otherwise.
+RESULT_BYTES_MAX = 256 * 1024
+# What a server keeps of these; more of it would only fill the stream.
+LOG_LINE_BYTES_MAX = 4 * 1024
+LEVEL_BYTES_MAX = 20
+NOTE_BYTES_MAX = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +70,19 @@ class Context(Generic[Deps]):
     """
 
     def __init__(
-        self, message: pb.Job, deps: Deps, loop: asyncio.AbstractEventLoop, say: Callable[[pb.Reports], None]
+        self,
+        message: pb.Job,
+        deps: Deps,
+        loop: asyncio.AbstractEventLoop,
+        say: Callable[[pb.Reports], None],
+        checkpoint_bytes_max: int = RESULT_BYTES_MAX,
     ) -> None:
         """Take the job, what the worker's lifespan gave, and how to reach the server; call it on the loop."""
         self._message = message
         self._loop = loop
         self._loop_thread = threading.get_ident()
         self._say = say
+        self._checkpoint_bytes_max = checkpoint_bytes_max
         self._ended: str | None = None
         self._job: Job | None = None
         self._extra_seconds = 0.0
@@ -104,14 +116,22 @@ class Context(Generic[Deps]):
         return self._ended
 
     def progress(self, done: int, total: int = 0, note: str = "") -> None:
-        """Say how far the run is; people see the last word."""
+        """Say how far the run is; people see the last word, and 16 KiB of a note."""
+        kept = codec.text(note, NOTE_BYTES_MAX)
         self._tell(
-            pb.Reports(progress=[pb.Progress(lease_id=self._message.lease_id, done=done, total=total, note=note)])
+            pb.Reports(progress=[pb.Progress(lease_id=self._message.lease_id, done=done, total=total, note=kept)])
         )
 
     def checkpoint(self, value: Any) -> None:
-        """Keep a value (anything that JSON can hold) for the next attempt, if there is one."""
+        """Keep a value (anything that JSON can hold) for the next attempt, if there is one.
+
+        Raises:
+            PayloadTooLarge: As JSON it is larger than a result may be; nothing was kept.
+        """
         encoded = codec.encode(value)
+        if len(encoded) > self._checkpoint_bytes_max:
+            kept = f"at most {self._checkpoint_bytes_max:,} are kept: store it elsewhere, and keep where"
+            raise PayloadTooLarge(f"the checkpoint has {len(encoded):,} bytes; {kept}", field="checkpoint")
         self._tell(pb.Reports(checkpoints=[pb.Checkpoint(lease_id=self._message.lease_id, value=encoded)]))
 
     def last_checkpoint(self, kind: Any = Any) -> Any:
@@ -119,8 +139,13 @@ class Context(Generic[Deps]):
         return codec.decoder(kind)(self._message.checkpoint) if self._message.checkpoint else None
 
     def log_line(self, message: str, level: str = "info") -> None:
-        """Add a line to the job's log, which people read beside its history."""
-        line = pb.LogLine(lease_id=self._message.lease_id, level=level, message=message, position=next(self._positions))
+        """Add a line (4 KiB of it) to the job's log, which people read beside its history."""
+        line = pb.LogLine(
+            lease_id=self._message.lease_id,
+            level=codec.text(level, LEVEL_BYTES_MAX),
+            message=codec.text(message, LOG_LINE_BYTES_MAX),
+            position=next(self._positions),
+        )
         self._tell(pb.Reports(logs=[line]))
 
     def extend(self, more: timedelta) -> None:

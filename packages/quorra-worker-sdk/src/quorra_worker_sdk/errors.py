@@ -84,9 +84,15 @@ class Overloaded(QuorraError):
 
 
 class StorageUnavailable(QuorraError):
-    """The server cannot reach its database, or cannot be reached; try again shortly."""
+    """The server cannot reach its database; nothing was changed: try again shortly."""
 
     code = "storage_unavailable"
+
+
+class OutcomeUnknown(StorageUnavailable):
+    """No answer came, so that a write may have happened or not: repeat it with the same id or idempotency key."""
+
+    code = "outcome_unknown"
 
 
 class LeaseLost(QuorraError):
@@ -127,6 +133,7 @@ _BY_CODE: dict[str, type[QuorraError]] = {
         PayloadTooLarge,
         Overloaded,
         StorageUnavailable,
+        OutcomeUnknown,
         LeaseLost,
     )
 }
@@ -135,8 +142,9 @@ _BY_STATUS: dict[grpc.StatusCode, type[QuorraError]] = {
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
     grpc.StatusCode.PERMISSION_DENIED: Forbidden,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
-    grpc.StatusCode.UNAVAILABLE: StorageUnavailable,
-    grpc.StatusCode.DEADLINE_EXCEEDED: StorageUnavailable,
+    # Without a code of the server's: the connection broke, or the time was over, before it answered.
+    grpc.StatusCode.UNAVAILABLE: OutcomeUnknown,
+    grpc.StatusCode.DEADLINE_EXCEEDED: OutcomeUnknown,
 }
 
 

@@ -1,40 +1,50 @@
 """The executor: runs one job to exactly one outcome, as a report that can be sent."""
 
 import asyncio
+import contextlib
 import logging
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 from quorra_proto.v1 import quorra_pb2 as pb
 
 from quorra_worker_sdk import codec
-from quorra_worker_sdk.context import TIMED_OUT, Context
+from quorra_worker_sdk.context import RESULT_BYTES_MAX, TIMED_OUT, Context
 from quorra_worker_sdk.handlers import BadPayload, Handler
-from quorra_worker_sdk.outcomes import Cancel, Dead, Outcome, RetryAfter, Snooze
+from quorra_worker_sdk.outcomes import Cancel, Dead, RetryAfter, Snooze, chosen
 from quorra_worker_sdk.process_pool import ProcessDied, ProcessPool, RemoteError
 
 log = logging.getLogger("quorra.worker")
 
 THREAD_NAME = "quorra-handler"
-# Unless the server says otherwise.
-RESULT_BYTES_MAX = 256 * 1024
 ERROR_CHARACTERS_MAX = 16 * 1024
+# What a server keeps of a reason.
+REASON_BYTES_MAX = 16 * 1024
 
 # What is reported of a run; None when there is nothing to report because the lease is lost.
 Ending = pb.Succeeded | pb.Failed | pb.Released | pb.Snoozed | pb.Cancelled
 
 
 class Executor:
-    """Runs handlers where they belong: on the loop, in a thread, or in a process."""
+    """Runs handlers where they belong: on the loop, in a thread, or in a process.
 
-    def __init__(self, slots: int, deps: Callable[[], Any]) -> None:
-        """Start nothing before it is needed; `deps` returns what the worker's lifespan gave."""
+    Attributes:
+        stuck: Threads whose run is over and whose handler goes on all the same; each holds a slot.
+    """
+
+    def __init__(self, slots: int, deps: Callable[[], Any], freed: Callable[[], None] = lambda: None) -> None:
+        """Start nothing before it is needed; `deps` returns what the worker's lifespan gave.
+
+        `freed` is called on the loop when a handler that was stuck has ended.
+        """
         self.result_bytes_max = RESULT_BYTES_MAX
+        self.stuck = 0
         self._slots = slots
         self._deps = deps
+        self._freed = freed
         self._threads: ThreadPoolExecutor | None = None
         self._processes: ProcessPool | None = None
 
@@ -53,7 +63,10 @@ class Executor:
                 raise
             # A handler that lets a cancellation of its own escape has failed.
             ending = _failure(job.lease_id, error, handler)
-        except (Exception, SystemExit, Outcome) as error:
+        except (KeyboardInterrupt, GeneratorExit):
+            # Somebody ends the whole process, or throws the coroutine away.
+            raise
+        except BaseException as error:
             # Whatever a handler raises is how its run ended. A library that exits must not take the worker along.
             ending = _ended_by(job.lease_id, error, handler)
         if context is None or context.recorded is None:
@@ -97,6 +110,10 @@ class Executor:
                     context.end(TIMED_OUT)
                 raise TimeoutError(f"the run took longer than its timeout of {seconds:g} s") from error
             raise
+        finally:
+            if context is not None:
+                # An extension that is still on its way through the loop comes too late to move it.
+                context.limit = None
 
     async def _call(
         self, handler: Handler[..., Any], job: pb.Job, context: Context[Any] | None, arguments: dict[str, Any]
@@ -109,8 +126,34 @@ class Executor:
             return await handler.call(context, arguments)
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self._slots, thread_name_prefix=THREAD_NAME)
+        run = self._threads.submit(handler.call, context, arguments)
+        try:
+            return await asyncio.wrap_future(run)
+        except asyncio.CancelledError:
+            if not run.cancel() and not run.done():
+                self._note_stuck(run, handler)
+            raise
+
+    def _note_stuck(self, run: "Future[Any]", handler: Handler[..., Any]) -> None:
+        """Count a thread that cannot be stopped until its handler ends: a job in its slot would wait for it in vain."""
+        self.stuck += 1
+        log.warning(
+            "handler %s of type %r goes on in its thread although its run is over; its slot is taken until it ends",
+            handler.function.__qualname__,
+            handler.type,
+        )
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, lambda: handler.call(context, arguments))
+
+        def ended(_: "Future[Any]") -> None:
+            # A loop that is closed runs no more jobs.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._note_freed)
+
+        run.add_done_callback(ended)
+
+    def _note_freed(self) -> None:
+        self.stuck -= 1
+        self._freed()
 
 
 def timeout_seconds(of_handler: timedelta | None, of_job_ms: int) -> float | None:
@@ -127,18 +170,31 @@ def _is_cancelled_from_outside() -> bool:
 
 
 def _ended_by(lease_id: str, error: BaseException, handler: Handler[..., Any]) -> Ending:
-    """Return what a raised error means: an outcome that the handler chose, or a failure."""
+    """Return what a raised error means: an outcome that the handler chose, or a failure. Always returns one."""
+    try:
+        return _meaning(lease_id, chosen(error) or error, handler)
+    except Exception as problem:
+        # An error may be of any class: one whose text cannot be made must not leave its job without an end.
+        kinds = f"{type(error).__qualname__}, which cannot be reported ({type(problem).__qualname__})"
+        return pb.Failed(lease_id=lease_id, error=f"the run ended with {kinds}", kind="UnreportableOutcome")
+
+
+def _meaning(lease_id: str, error: BaseException, handler: Handler[..., Any]) -> Ending:
     if isinstance(error, Snooze):
-        return pb.Snoozed(lease_id=lease_id, delay_ms=error.delay_ms, reason=error.reason)
+        return pb.Snoozed(lease_id=lease_id, delay_ms=error.delay_ms, reason=_reason(error))
     if isinstance(error, RetryAfter):
-        return pb.Failed(lease_id=lease_id, error=error.reason, kind="RetryAfter", retry_after_ms=error.delay_ms)
+        return pb.Failed(lease_id=lease_id, error=_reason(error), kind="RetryAfter", retry_after_ms=error.delay_ms)
     if isinstance(error, Cancel):
-        return pb.Cancelled(lease_id=lease_id, reason=error.reason)
+        return pb.Cancelled(lease_id=lease_id, reason=_reason(error))
     if isinstance(error, Dead):
-        return pb.Failed(lease_id=lease_id, error=error.reason, kind="Dead", non_retryable=True)
+        return pb.Failed(lease_id=lease_id, error=_reason(error), kind="Dead", non_retryable=True)
     if isinstance(error, BadPayload):
-        return pb.Failed(lease_id=lease_id, error=str(error), kind="BadPayload", non_retryable=True)
+        return pb.Failed(lease_id=lease_id, error=_reason(error), kind="BadPayload", non_retryable=True)
     return _failure(lease_id, error, handler)
+
+
+def _reason(error: BaseException) -> str:
+    return codec.text(error, REASON_BYTES_MAX)
 
 
 def _failure(lease_id: str, error: BaseException, handler: Handler[..., Any]) -> pb.Failed:
@@ -151,7 +207,7 @@ def _failure(lease_id: str, error: BaseException, handler: Handler[..., Any]) ->
     return pb.Failed(
         lease_id=lease_id,
         # The end of a traceback says what happened; the beginning is the frames of the SDK.
-        error=text[-ERROR_CHARACTERS_MAX:],
-        kind=kind.removeprefix("builtins."),
+        error=codec.text(text)[-ERROR_CHARACTERS_MAX:],
+        kind=codec.text(kind.removeprefix("builtins.")),
         non_retryable=gives_up,
     )

@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, Literal, ParamSpec, TypeVar
@@ -30,6 +30,9 @@ class Retry:
         max_seconds: No delay is longer.
         jitter: Share of the delay that is random, 0 to 1.
         give_up_on: Errors that no further run can mend: the job is dead at once.
+
+    Raises:
+        TypeError: `give_up_on` holds something else than classes of errors.
     """
 
     max_retries: int | None = None
@@ -38,6 +41,14 @@ class Retry:
     max_seconds: float = 3600.0
     jitter: float = 0.0
     give_up_on: tuple[type[BaseException], ...] = ()
+
+    def __post_init__(self) -> None:
+        # A list, or one class alone, would do in an annotation only: `isinstance` takes neither as it is.
+        kinds = tuple(self.give_up_on) if isinstance(self.give_up_on, Iterable) else (self.give_up_on,)
+        for kind in kinds:
+            if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+                raise TypeError(f"give_up_on holds {kind!r}; name classes of errors, such as (ValueError,)")
+        object.__setattr__(self, "give_up_on", kinds)
 
 
 class BadPayload(Exception):

@@ -15,15 +15,25 @@ class Outcome(BaseException):
         return self.reason
 
 
+def chosen(error: BaseException) -> Outcome | None:
+    """Return the outcome that a handler raised, also where a TaskGroup wrapped it; None for an error.
+
+    An outcome beside other errors of a group does not count: the errors would be lost.
+    """
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error if isinstance(error, Outcome) else None
+
+
 class Snooze(Outcome):
     """Run again after a delay, and give the attempt back."""
 
     def __init__(self, delay: timedelta | float, reason: str = "") -> None:
         """Take the delay (seconds, if it is a number) and a reason for the history."""
         # Its arguments make it again in another process.
-        super().__init__(delay, reason)
+        super().__init__(delay, str(reason))
         self.delay_ms = _milliseconds(delay)
-        self.reason = reason
+        self.reason = str(reason)
 
 
 class RetryAfter(Outcome):
@@ -32,9 +42,9 @@ class RetryAfter(Outcome):
     def __init__(self, delay: timedelta | float, reason: str = "retry requested") -> None:
         """Take the delay (seconds, if it is a number) and the error for the history."""
         # Its arguments make it again in another process.
-        super().__init__(delay, reason)
+        super().__init__(delay, str(reason))
         self.delay_ms = _milliseconds(delay)
-        self.reason = reason
+        self.reason = str(reason)
 
 
 class Cancel(Outcome):
@@ -42,8 +52,8 @@ class Cancel(Outcome):
 
     def __init__(self, reason: str = "") -> None:
         """Take a reason for the history."""
-        super().__init__(reason)
-        self.reason = reason
+        super().__init__(str(reason))
+        self.reason = str(reason)
 
 
 class Dead(Outcome):
@@ -51,8 +61,8 @@ class Dead(Outcome):
 
     def __init__(self, reason: str) -> None:
         """Take the error for the history."""
-        super().__init__(reason)
-        self.reason = reason
+        super().__init__(str(reason))
+        self.reason = str(reason)
 
 
 def _milliseconds(delay: timedelta | float) -> int:

@@ -1,6 +1,7 @@
 """Handlers in processes of their own: for work that holds the interpreter, and with a real kill."""
 
 import asyncio
+import atexit
 import contextlib
 import functools
 import importlib
@@ -9,7 +10,7 @@ import pickle
 import signal
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -18,7 +19,7 @@ import msgspec
 
 from quorra_worker_sdk import codec
 from quorra_worker_sdk.handlers import Binding
-from quorra_worker_sdk.outcomes import Outcome
+from quorra_worker_sdk.outcomes import chosen
 
 _Errors = tuple[type[BaseException], ...]
 
@@ -46,6 +47,8 @@ class _Member:
         self.process: BaseProcess = context.Process(target=_serve, args=(theirs,), daemon=True)
         self.process.start()
         theirs.close()
+        # Python ends with SIGTERM what is left when it ends itself, and waits: for ever, because it is not heeded.
+        atexit.register(self.kill)
 
     def call(self, order: tuple[str, str, bytes, _Errors]) -> Any:
         try:
@@ -56,6 +59,7 @@ class _Member:
             raise ProcessDied(f"the handler's process ended with exit code {self.process.exitcode}") from error
 
     def kill(self) -> None:
+        atexit.unregister(self.kill)
         with contextlib.suppress(OSError, ValueError):
             self.process.kill()
             self.process.join(5)
@@ -80,7 +84,7 @@ class ProcessPool:
             ProcessDied: Its process ended, for example because the system ran out of memory.
         """
         loop = asyncio.get_running_loop()
-        member = self._idle.pop() if self._idle else await loop.run_in_executor(self._threads, _Member)
+        member = self._take_idle() or await self._start()
         self._busy.add(member)
         order = (function.__module__, function.__name__, payload, give_up_on)
         call = loop.run_in_executor(self._threads, member.call, order)
@@ -101,6 +105,24 @@ class ProcessPool:
             raise details[0]
         return None if details[0] is None else msgspec.Raw(details[0])
 
+    def _take_idle(self) -> _Member | None:
+        """Take a process that waits for a call; one that died while it waited is cleared away."""
+        while self._idle:
+            member = self._idle.pop()
+            if member.process.is_alive():
+                return member
+            member.kill()
+        return None
+
+    async def _start(self) -> _Member:
+        """Start a process; if nobody wants it any more when it is there, it is killed."""
+        starting = self._threads.submit(_Member)
+        try:
+            return await asyncio.wrap_future(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(_kill_unwanted)
+            raise
+
     def close(self) -> None:
         """Kill all processes."""
         for member in (*self._idle, *self._busy):
@@ -108,9 +130,16 @@ class ProcessPool:
         self._threads.shutdown(wait=False)
 
 
+def _kill_unwanted(started: "Future[_Member]") -> None:
+    if not started.cancelled() and started.exception() is None:
+        started.result().kill()
+
+
 def _serve(pipe: Connection) -> None:
-    """Answer calls until the pipe closes; Ctrl-C is for the parent to handle."""
+    """Answer calls until the pipe closes; signals to the whole group are for the parent to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Not SIG_IGN: programs that a handler starts would inherit it, and could not be ended politely.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     with contextlib.suppress(EOFError, OSError):
         while True:
             order = pickle.loads(pipe.recv_bytes())  # noqa: S301 - from our own parent
@@ -122,10 +151,10 @@ def _call(module: str, name: str, payload: bytes, give_up_on: _Errors) -> tuple[
         function, binding = _found(module, name)
         result = function(**binding.arguments(payload))
         return "returned", None if result is None else codec.encode(result)
-    except Outcome as outcome:
-        return "outcome", outcome
-    except Exception as error:
+    except BaseException as error:
         # Every error of a handler is an answer, with the traceback that the parent cannot see.
+        if (outcome := chosen(error)) is not None:
+            return "outcome", outcome
         kind = f"{type(error).__module__}.{type(error).__qualname__}"
         return "raised", kind, traceback.format_exc(), isinstance(error, give_up_on)
 

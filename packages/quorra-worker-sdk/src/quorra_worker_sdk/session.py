@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import grpc
@@ -24,7 +24,8 @@ RECONNECT_SECONDS = (0.1, 5.0)
 SILENT_PINGS_MAX = 3
 PING_SECONDS_DEFAULT = 5.0
 REPORTS_PER_MESSAGE_MAX = 1_000
-MESSAGE_BYTES_MAX = 64 * 1024 * 1024
+# Of outcomes, and of what handlers said, in one message: whatever a server's bounds are, it takes 4 MiB.
+MESSAGE_BYTES_MAX = 1024 * 1024
 # Trying again does not mend these.
 FATAL = (Unauthenticated, Forbidden, InvalidRequest)
 
@@ -67,8 +68,9 @@ class Session:
         self._endings: list[Ending] = []
         self._started: list[pb.Started] = []
         self._said = pb.Reports()
-        self._has_said = False
+        self._said_bytes = 0
         self._outbox: asyncio.Queue[pb.WorkerMessage] | None = None
+        self._is_welcomed = False
         self._flush_is_due = False
         self._heard_at = 0.0
         self._ping_seconds = PING_SECONDS_DEFAULT
@@ -125,12 +127,28 @@ class Session:
     def say(self, reports: pb.Reports) -> None:
         """Send progress, checkpoints or log lines."""
         self._said.MergeFrom(reports)
-        self._has_said = True
-        self._flush_soon()
+        self._said_bytes += reports.ByteSize()
+        if self._said_bytes >= MESSAGE_BYTES_MAX:
+            self._flush()
+        else:
+            self._flush_soon()
 
-    def grant(self, granted_total: int) -> None:
-        """Tell the server how many jobs it may have sent in all on this stream."""
-        self._send(pb.WorkerMessage(credit=pb.Credit(granted_total=granted_total)))
+    def grant(self, granted_total: int, by_queue: Mapping[str, int]) -> None:
+        """Tell the server how many jobs it may have sent in all on this stream; in vain before it is welcomed.
+
+        Args:
+            by_queue: The same for each queue with a bound of its own.
+        """
+        # Until then the total is that of the stream before, which would be credit for all its jobs once more.
+        if self._is_welcomed:
+            credit = pb.Credit(granted_total=granted_total, granted_totals_by_queue=by_queue)
+            self._send(pb.WorkerMessage(credit=credit))
+
+    def awaits_success(self, lease_id: str) -> bool:
+        """Say whether a success of this lease was reported and has no receipt yet."""
+        return any(
+            entry.lease_id == lease_id for message in self._unreceipted.values() for entry in message.reports.succeeded
+        )
 
     def goodbye(self, reason: str) -> None:
         """Ask for no more jobs."""
@@ -155,27 +173,22 @@ class Session:
 
     def _flush(self) -> None:
         self._flush_is_due = False
-        if not (self._endings or self._started or self._has_said):
+        if not (self._endings or self._started or self._said_bytes):
             return
-        self._sequence += 1
-        message = pb.WorkerMessage()
-        reports = message.reports
-        if self._has_said:
-            reports.CopyFrom(self._said)
-            self._said, self._has_said = pb.Reports(), False
-        reports.sequence = self._sequence
-        reports.started.extend(self._started)
-        self._started = []
         endings, self._endings = self._endings, []
-        reports.succeeded.extend([ending for ending in endings if isinstance(ending, pb.Succeeded)])
-        if len(reports.succeeded) < len(endings):
-            reports.failed.extend(ending for ending in endings if isinstance(ending, pb.Failed))
-            reports.released.extend(ending for ending in endings if isinstance(ending, pb.Released))
-            reports.snoozed.extend(ending for ending in endings if isinstance(ending, pb.Snoozed))
-            reports.cancelled.extend(ending for ending in endings if isinstance(ending, pb.Cancelled))
-        self._unreceipted[self._sequence] = message
-        self._all_receipted.clear()
-        self._send(message)
+        for message in _messages_of(endings):
+            self._sequence += 1
+            reports = message.reports
+            reports.sequence = self._sequence
+            # The first message brings what was said along: the server hears it before it settles an outcome.
+            if self._said_bytes:
+                reports.MergeFrom(self._said)
+                self._said, self._said_bytes = pb.Reports(), 0
+            reports.started.extend(self._started)
+            self._started = []
+            self._unreceipted[self._sequence] = message
+            self._all_receipted.clear()
+            self._send(message)
 
     def _send(self, message: pb.WorkerMessage) -> None:
         # Between two streams nothing is lost: reports are kept, and credit is granted anew.
@@ -187,7 +200,7 @@ class Session:
             call: Call = WorkerServiceStub(channel).Work(metadata=self._metadata)
             self._call = call
             outbox: asyncio.Queue[pb.WorkerMessage] = asyncio.Queue()
-            self._outbox = outbox
+            self._outbox, self._is_welcomed = outbox, False
             outbox.put_nowait(pb.WorkerMessage(hello=self._hello()))
             for message in self._unreceipted.values():
                 outbox.put_nowait(message)
@@ -228,6 +241,7 @@ class Session:
                     return
             elif kind == "welcome":
                 self._ping_seconds = max(message.welcome.ping_interval_ms / 1000, 0.1)
+                self._is_welcomed = True
                 self._listener.connected(message.welcome)
         await _raise_unless_ok(call)
 
@@ -248,10 +262,11 @@ class Session:
         raise TimeoutError("the server is silent")
 
     def _take_receipts(self, receipts: pb.Receipts) -> None:
-        for sequence in [number for number in self._unreceipted if number <= receipts.sequence]:
-            del self._unreceipted[sequence]
+        # Before they are forgotten: what was refused is looked up among them.
         if receipts.refused:
             self._listener.reports_refused(receipts.refused)
+        for sequence in [number for number in self._unreceipted if number <= receipts.sequence]:
+            del self._unreceipted[sequence]
         if not self._unreceipted and not self._endings:
             self._all_receipted.set()
 
@@ -260,6 +275,25 @@ class Session:
             log.info("the server says: %s", notice.message)
         if notice.ended:
             self._listener.leases_ended(notice.ended)
+
+
+def _messages_of(endings: Sequence[Ending]) -> Iterator[pb.WorkerMessage]:
+    """Yield outcomes as messages without a number; halves of what is too large for one message."""
+    message = pb.WorkerMessage()
+    reports = message.reports
+    reports.succeeded.extend([ending for ending in endings if isinstance(ending, pb.Succeeded)])
+    if len(reports.succeeded) < len(endings):
+        reports.failed.extend(ending for ending in endings if isinstance(ending, pb.Failed))
+        reports.released.extend(ending for ending in endings if isinstance(ending, pb.Released))
+        reports.snoozed.extend(ending for ending in endings if isinstance(ending, pb.Snoozed))
+        reports.cancelled.extend(ending for ending in endings if isinstance(ending, pb.Cancelled))
+    # Measured once for all of them: to measure each outcome would cost every short job time.
+    if len(endings) > 1 and message.ByteSize() > MESSAGE_BYTES_MAX:
+        middle = len(endings) // 2
+        yield from _messages_of(endings[:middle])
+        yield from _messages_of(endings[middle:])
+    else:
+        yield message
 
 
 async def _raise_unless_ok(call: Call) -> None:

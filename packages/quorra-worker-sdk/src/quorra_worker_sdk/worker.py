@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ from typing_extensions import TypeVar
 from quorra_worker_sdk import config
 from quorra_worker_sdk.channels import open_aio_channel, open_channel
 from quorra_worker_sdk.client import AsyncClient, JobHandler
-from quorra_worker_sdk.context import Context
+from quorra_worker_sdk.context import DRAINING, RESULT_BYTES_MAX, Context
 from quorra_worker_sdk.errors import BadHandler, QuorraError, from_grpc
-from quorra_worker_sdk.executor import RESULT_BYTES_MAX, Ending, Executor, timeout_seconds
+from quorra_worker_sdk.executor import Ending, Executor, timeout_seconds
 from quorra_worker_sdk.handlers import Binding, ExecutorName, Handler, Retry, executor_for
 from quorra_worker_sdk.heartbeat import Heartbeat
 from quorra_worker_sdk.session import Session
@@ -56,7 +56,8 @@ UNKNOWN_TYPE_DELAY_MS = 5_000
 RECEIPTS_SECONDS_MAX = 5.0
 # A run that cannot be stopped past its timeout keeps its lease so much longer, as on the server.
 OVERDUE_SECONDS = 5.0
-
+# A signal so soon after the first one is its copy: systemd signals a whole group, and a parent passes its own on.
+SAME_SIGNAL_SECONDS = 1.0
 
 # Handlers that never wait must not keep the loop from everything else.
 TURN_SECONDS_MAX = 0.005
@@ -94,6 +95,11 @@ class _Run:
         extra = self.context.extra_seconds if self.context is not None else 0.0
         return self.lasted(now) > seconds + extra + OVERDUE_SECONDS
 
+    @property
+    def has_succeeded(self) -> bool:
+        """Say whether the database holds its success: what the handler does after that is its own affair."""
+        return self.context is not None and self.context.recorded is not None
+
 
 class Worker(Generic[Deps]):
     """Leases jobs from a Quorra server and runs their handlers.
@@ -124,7 +130,7 @@ class Worker(Generic[Deps]):
             queues: Names in the order of preference; as a mapping, each with its own bound of jobs held at a time.
             weights: Shares of queues while several have work: 3 beside 1 gets three jobs of four, and a queue that is
                 not named has 1. Without weights a queue waits until those before it are empty.
-            slots: Jobs that run at the same time; 5 by default, or the sum of the queues' bounds.
+            slots: Jobs that run at the same time, at least 1; 5 by default, or the sum of the queues' bounds.
             lifespan: An async context manager; what it yields is `ctx.deps` of every handler.
             lease_ttl: How long the server waits for a sign of life; 30 s by default.
             grace: How long running jobs may go on after the first SIGTERM.
@@ -141,6 +147,8 @@ class Worker(Generic[Deps]):
         self.weights = dict(weights or {})
         if unknown := self.weights.keys() - self.queues.keys():
             raise ValueError(f"weights names {', '.join(sorted(unknown))}; name only queues that are in queues.")
+        if slots is not None and slots < 1:
+            raise ValueError(f"slots={slots}: use 1 or more, or leave it out")
         bounds = sum(self.queues.values())
         self.slots = slots or (bounds if bounds and all(self.queues.values()) else settings.slots)
         self.lease_ttl_seconds = round(lease_ttl.total_seconds()) if lease_ttl else settings.lease_ttl_seconds
@@ -153,14 +161,20 @@ class Worker(Generic[Deps]):
         self._boot_id = secrets.token_hex(8)
         self._deps: Any = None
         self._stopping: asyncio.Event | None = None
+        self._signalled_at = 0.0
         self._is_hurried = False
         self._draining = False
+        self._is_open = False
         self._held: dict[str, float] = {}
         # Jobs that have not started, each with its lease id.
         self._waiting: deque[tuple[pb.Job, str]] = deque()
         self._running: dict[str, _Run] = {}
         self._received = 0
         self._granted = 0
+        # The same for each queue with a bound of its own.
+        self._bounds: dict[str, int] = {}
+        self._received_of: Counter[str] = Counter()
+        self._granted_by_queue: dict[str, int] = {}
         self._ended_in_round = 0
         self._prefetch = 0
         self._fill_is_due = False
@@ -225,15 +239,30 @@ class Worker(Generic[Deps]):
 
     async def _run_with_signals(self) -> None:
         loop = asyncio.get_running_loop()
+        serving = asyncio.current_task()
+        assert serving is not None
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled)
-        await self.serve()
+            loop.add_signal_handler(number, self._signalled, serving)
+        try:
+            await self.serve()
+        except asyncio.CancelledError:
+            # The loop is ours: nobody but a second signal cancels its task.
+            log.warning("the lifespan was cut short by a second signal")
 
-    def _signalled(self) -> None:
-        if self._stopping is not None and self._stopping.is_set():
-            self._is_hurried = True
-            self._cancel_running("draining")
-        self.stop()
+    def _signalled(self, serving: "asyncio.Task[Any]") -> None:
+        now = time.monotonic()
+        if self._stopping is None or not self._stopping.is_set():
+            self._signalled_at = now
+            self.stop()
+        elif now - self._signalled_at > SAME_SIGNAL_SECONDS:
+            self._hurry(serving)
+
+    def _hurry(self, serving: "asyncio.Task[Any]") -> None:
+        self._is_hurried = True
+        self._cancel_running(DRAINING)
+        # A lifespan that hangs, while it begins or ends, looks at no flag of ours.
+        if not self._is_open:
+            serving.cancel()
 
     def stop(self) -> None:
         """Begin to drain: no new jobs, running ones may end within the grace. Safe to call from the loop only."""
@@ -253,8 +282,9 @@ class Worker(Generic[Deps]):
         if not self.handlers:
             raise BadHandler("The worker has no handler; add one with @worker.job or worker.add.")
         self._stopping = asyncio.Event()
-        self._is_hurried = self._draining = False
-        executor = Executor(self.slots, lambda: self._deps)
+        self._bounds = {queue: bound for queue, bound in self.queues.items() if bound}
+        self._is_hurried = self._draining = self._is_open = False
+        executor = Executor(self.slots, lambda: self._deps, self._fill_soon)
         session = Session(lambda: open_aio_channel(self.address), self._metadata(), self._hello, self)
         self._session, self._executor = session, executor
         heartbeat = Heartbeat(
@@ -269,6 +299,7 @@ class Worker(Generic[Deps]):
         self._context = contextvars.copy_context()
         self._heartbeat = heartbeat
         async with self.lifespan() as self._deps:
+            self._is_open = True
             conversation = asyncio.create_task(session.run())
             rounds = [asyncio.create_task(self._watch_deadlines()), asyncio.create_task(self._measure())]
             stopping = asyncio.create_task(self._stopping.wait())
@@ -291,6 +322,7 @@ class Worker(Generic[Deps]):
                 await asyncio.gather(conversation, stopping, *rounds, return_exceptions=True)
                 executor.close()
                 await self.client.close()
+                self._is_open = False
 
     # What the session says.
 
@@ -302,14 +334,22 @@ class Worker(Generic[Deps]):
         self._executor.result_bytes_max = welcome.result_bytes_max or RESULT_BYTES_MAX
         self._heartbeat.start(welcome.heartbeat_interval_ms / 1000)
         self._received = self._granted = 0
+        self._received_of.clear()
+        self._granted_by_queue = {}
         if self._draining:
             self._session.goodbye("the worker drains")
         self._grant()
         log.info("connected to %s (%s)", welcome.server_id, welcome.server_version)
 
     def jobs_arrived(self, jobs: Sequence[pb.Job]) -> None:
-        """Run jobs, or keep them until a slot is free."""
+        """Run jobs, or keep them until a slot is free; a worker that drains gives them back."""
         self._received += len(jobs)
+        if self._bounds:
+            self._received_of.update(job.queue for job in jobs)
+        if self._draining:
+            for job in jobs:
+                self._give_back(job.lease_id, "the worker drains")
+            return
         now = time.monotonic()
         for job in jobs:
             lease_id = job.lease_id
@@ -324,11 +364,23 @@ class Worker(Generic[Deps]):
             self._end(lease.lease_id, lease.reason)
 
     def reports_refused(self, refused: Sequence[pb.Refused]) -> None:
-        """Note reports that came too late."""
+        """Note reports that came too late, and fail runs whose result the server does not take."""
         for entry in refused:
-            if entry.reason != pb.REFUSAL_REASON_ALREADY_SETTLED_SAME:
-                log.warning(
-                    "a report was refused: %s (%s)", pb.RefusalReason.Name(entry.reason), entry.outcome or "no outcome"
+            if entry.reason == pb.REFUSAL_REASON_ALREADY_SETTLED_SAME:
+                continue
+            reason = pb.RefusalReason.Name(entry.reason)
+            log.warning(
+                "a report for lease %s was refused: %s (%s)", entry.lease_id, reason, entry.outcome or "no outcome"
+            )
+            # Of a success only: a failure that is refused, for its lease id, would be refused for ever.
+            if entry.reason == pb.REFUSAL_REASON_INVALID and self._session.awaits_success(entry.lease_id):
+                self._session.report(
+                    pb.Failed(
+                        lease_id=entry.lease_id,
+                        error=f"the server did not take the outcome: {entry.outcome}",
+                        kind="ResultRefused",
+                        non_retryable=True,
+                    )
                 )
 
     # Running.
@@ -361,12 +413,10 @@ class Worker(Generic[Deps]):
 
     def _next_run(self) -> _Run | None:
         """Take the next job that can run off the line and count it as running; None if there is none, or no slot."""
-        while self._waiting and len(self._running) < self.slots:
+        while self._waiting and len(self._running) < self.slots - self._executor.stuck:
             job, lease_id = self._waiting.popleft()
             now = time.monotonic()
-            if self._draining:
-                self._give_back(lease_id, "the worker drains")
-            elif now >= self._held.get(lease_id, 0.0):
+            if now >= self._held.get(lease_id, 0.0):
                 self._held.pop(lease_id, None)
             elif (handler := self.handlers.get(job.type)) is not None:
                 return self._begin(_Run(job, lease_id, handler))
@@ -378,7 +428,7 @@ class Worker(Generic[Deps]):
 
     def _begin(self, run: _Run) -> _Run:
         if run.handler.binding.takes_context:
-            run.context = Context(run.job, self._deps, self._loop, self._session.say)
+            run.context = Context(run.job, self._deps, self._loop, self._session.say, self._executor.result_bytes_max)
         self._running[run.lease_id] = run
         return run
 
@@ -410,8 +460,12 @@ class Worker(Generic[Deps]):
             self._note_start(run)
             ending = await self._executor.run(run.handler, run.job, run.context)
         except asyncio.CancelledError:
-            if run.ended_because in ("", "draining"):
+            if run.ended_because == DRAINING:
                 ending = pb.Released(lease_id=lease_id, reason="the worker shut down before the run ended")
+            elif not run.ended_because:
+                # Given back, it would come again at once, uncharged, and for ever.
+                message = "the handler's task was cancelled by its own code or a library, not by the worker"
+                ending = pb.Failed(lease_id=lease_id, error=message, kind="asyncio.CancelledError")
         finally:
             del self._running[lease_id]
             self._held.pop(lease_id, None)
@@ -421,7 +475,7 @@ class Worker(Generic[Deps]):
             if recorded is not None:
                 # The database has it already: the report tells the server, whatever has ended the run since.
                 self._session.report(recorded)
-            elif ending is not None and run.ended_because in ("", "draining"):
+            elif ending is not None and run.ended_because in ("", DRAINING):
                 if not isinstance(ending, (pb.Released, pb.Snoozed)):
                     ending.run_ms = int(run.lasted(time.monotonic()) * 1000)
                 self._session.report(ending)
@@ -446,6 +500,10 @@ class Worker(Generic[Deps]):
         if self._starts_are_watched:
             self._loop.call_later(START_REPORT_SECONDS, self._report_starts)
 
+    def _give_waiting_back(self, reason: str) -> None:
+        while self._waiting:
+            self._give_back(self._waiting.popleft()[1], reason)
+
     def _give_back(self, lease_id: str, reason: str, delay_ms: int = 0) -> None:
         self._held.pop(lease_id, None)
         self._session.report(pb.Released(lease_id=lease_id, reason=reason, delay_ms=delay_ms))
@@ -454,7 +512,7 @@ class Worker(Generic[Deps]):
         """Stop a run whose lease is over, or forget a job that has not started."""
         self._held.pop(lease_id, None)
         run = self._running.get(lease_id)
-        if run is None or run.ended_because:
+        if run is None or run.ended_because or run.has_succeeded:
             return
         log.warning("job %s of type %r is stopped: its lease is %s", run.job.id, run.job.type, reason)
         run.end(reason, f"the lease is {reason}")
@@ -465,13 +523,25 @@ class Worker(Generic[Deps]):
         """Allow as many jobs as keep the pipe full: the slots and what ends within `PREFETCH_SECONDS`."""
         if self._draining:
             return
-        window = self.slots + self._prefetch
+        window = self.slots - self._executor.stuck + self._prefetch
         target = self._received + window - len(self._running) - len(self._waiting)
         is_starved = not self._running and not self._waiting
         # In quarters of the window, so that leases stay large; at once only for a worker that has nothing left to do.
-        if target - self._granted >= max(1, window // 4) or (target > self._granted and is_starved):
-            self._granted = target
-            self._session.grant(target)
+        is_due = target - self._granted >= max(1, window // 4) or (target > self._granted and is_starved)
+        by_queue = self._totals_by_queue() if self._bounds else {}
+        # A place in a bounded queue is scarce: it is given back at once.
+        if is_due or any(total > self._granted_by_queue.get(queue, -1) for queue, total in by_queue.items()):
+            self._granted, self._granted_by_queue = max(self._granted, target), by_queue
+            self._session.grant(self._granted, by_queue)
+
+    def _totals_by_queue(self) -> dict[str, int]:
+        """Return what bounded queues may have sent in all: what arrived of them, and what is missing to their bounds.
+
+        Counted anew each time: a count that every end had to give back would be wrong for good after one that did not.
+        """
+        held = Counter(run.job.queue for run in self._running.values())
+        held.update(job.queue for job, _ in self._waiting)
+        return {queue: self._received_of[queue] + bound - held[queue] for queue, bound in self._bounds.items()}
 
     async def _measure(self) -> None:
         """Let the prefetch follow the rate at which runs end."""
@@ -487,18 +557,22 @@ class Worker(Generic[Deps]):
     # Leases.
 
     async def _watch_deadlines(self) -> None:
-        """Stop runs whose lease was not renewed in time, before the server gives their jobs away."""
+        """Stop runs whose lease was not renewed in time, and give back what no thread will be free for."""
         while True:
             await asyncio.sleep(DEADLINE_ROUND_SECONDS)
             now = time.monotonic()
+            # Before the server gives their jobs away.
             for lease_id in [lease_id for lease_id, deadline in self._held.items() if deadline <= now]:
                 self._end(lease_id, "lost")
+            if self._executor.stuck >= self.slots:
+                # Nobody knows for how long: another worker may have a slot.
+                self._give_waiting_back("every slot is taken by a thread whose handler does not stop")
 
     def _to_renew(self) -> list[str]:
-        """Name the leases to keep: all but those of runs that nothing could stop at their timeout."""
+        """Name the leases to keep: not of runs that nothing stopped at their timeout, nor of those that succeeded."""
         now = time.monotonic()
-        overdue = {run.lease_id for run in list(self._running.values()) if run.is_overdue(now)}
-        return [lease_id for lease_id in list(self._held) if lease_id not in overdue]
+        over = {run.lease_id for run in list(self._running.values()) if run.has_succeeded or run.is_overdue(now)}
+        return [lease_id for lease_id in list(self._held) if lease_id not in over]
 
     def _heartbeat_request(self, lease_ids: list[str]) -> pb.HeartbeatRequest:
         """Name what is held, and the starts that the loop has not come to report because a handler blocks it."""
@@ -538,8 +612,7 @@ class Worker(Generic[Deps]):
         self._draining = True
         log.info("draining: %d running, %d not started", len(self._running), len(self._waiting))
         self._session.goodbye("the worker drains")
-        while self._waiting:
-            self._give_back(self._waiting.popleft()[1], "the worker drains")
+        self._give_waiting_back("the worker drains")
         deadline = time.monotonic() + (0.0 if self._is_hurried else self.grace_seconds)
         while self._running and time.monotonic() < deadline and not self._is_hurried:
             self._idle.clear()
@@ -547,7 +620,7 @@ class Worker(Generic[Deps]):
         await self._stop_running()
 
     async def _stop_running(self) -> None:
-        self._cancel_running("draining")
+        self._cancel_running(DRAINING)
         tasks = [run.task for run in self._running.values() if run.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=RECEIPTS_SECONDS_MAX)

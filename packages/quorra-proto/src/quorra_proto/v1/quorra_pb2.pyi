@@ -483,17 +483,46 @@ class Credit(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class GrantedTotalsByQueueEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     GRANTED_TOTAL_FIELD_NUMBER: _builtins.int
+    GRANTED_TOTALS_BY_QUEUE_FIELD_NUMBER: _builtins.int
     granted_total: _builtins.int
     """All jobs ever allowed on this stream."""
+    @_builtins.property
+    def granted_totals_by_queue(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """The same for each queue with a limit of its own (`QueueSubscription.slots`): what arrived of it on this stream, and
+        as many more as the worker can hold beside those that it holds, of earlier streams too. Without it the server counts
+        the outcomes of this stream, and does not know what the worker still holds of earlier ones.
+        """
+
     def __init__(
         self,
         *,
         granted_total: _builtins.int = ...,
+        granted_totals_by_queue: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["granted_total", b"granted_total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["granted_total", b"granted_total", "granted_totals_by_queue", b"granted_totals_by_queue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2055,7 +2084,7 @@ class QueueDetails(_message.Message):
     BACKOFF_FIELD_NUMBER: _builtins.int
     queue: _builtins.str
     oldest_waiting_seconds: _builtins.float
-    """How long the job at the head of the line has been due; absent if none is."""
+    """How long the oldest due job has waited, whatever its priority; absent if none is due."""
     @_builtins.property
     def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueueCount]: ...
     @_builtins.property

@@ -29,11 +29,14 @@ def configure_logging(level: str) -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
 
 
-def log_trouble(log: structlog.typing.FilteringBoundLogger, event: str, error: QuorraError, **fields: object) -> None:
-    """Log an error that is to be expected now and then.
+def log_trouble(log: structlog.typing.FilteringBoundLogger, event: str, error: Exception, **fields: object) -> None:
+    """Log an error that somebody goes on after: expected ones in a line, bugs with their traceback.
 
     While PostgreSQL refuses, its pool says so once a second: what comes of it elsewhere is only worth a debug line.
     """
+    if not isinstance(error, QuorraError):
+        log.error(event, exc_info=error, **fields)
+        return
     is_said_already = isinstance(error, StorageUnavailable) and not isinstance(error, OutcomeUnknown)
     say = log.debug if is_said_already else log.warning
     say(event, error=error.message, **fields)

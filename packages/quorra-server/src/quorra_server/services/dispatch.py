@@ -9,7 +9,7 @@ costs a poll interval.
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 from uuid import UUID, uuid4
@@ -80,10 +80,16 @@ class Stream:
         self.worker = worker
         self.principal = principal
         self.lease_ms = lease_ms
-        self.slots = {subscription.queue: subscription.slots for subscription in subscriptions}
+        # Running totals of the bounded queues, as those of all jobs below: allowed, and sent or being leased.
+        self.granted_by_queue = {
+            subscription.queue: subscription.slots for subscription in subscriptions if subscription.slots
+        }
+        self.spent_by_queue = dict.fromkeys(self.granted_by_queue, 0)
+        # Whether the worker says what it allows of them; else each job that ends allows another one.
+        self.grants_by_queue = False
         is_weighted = any(subscription.weight for subscription in subscriptions)
         # Jobs taken from each queue, divided by its weight: who has least is next. Empty for a strict stream.
-        self.shares = dict.fromkeys(self.slots, 0.0) if is_weighted else {}
+        self.shares = {subscription.queue: 0.0 for subscription in subscriptions} if is_weighted else {}
         self.weights = {subscription.queue: max(subscription.weight, 1) for subscription in subscriptions}
         self.types = frozenset(types) or None
         self.deliver = deliver
@@ -92,7 +98,6 @@ class Stream:
         self.granted_total = 0
         self.sent_total = 0
         self.reserved = 0
-        self.held: dict[str, int] = {}
         # Small batches that were handed over, with the moment, oldest first; those that are over or old are dropped.
         self.small_handovers: dict[int, float] = {}
         self.is_open = True
@@ -102,20 +107,29 @@ class Stream:
         """How many more jobs it may be sent now."""
         return self.granted_total - self.sent_total - self.reserved
 
-    def hold(self, queue: str, count: int) -> None:
-        """Count the jobs of a bounded queue that it holds or that are being leased for it; less if negative."""
-        if self.slots.get(queue):
-            self.held[queue] = self.held.get(queue, 0) + count
+    def take_credit(self, granted_total: int, by_queue: Mapping[str, int]) -> None:
+        """Take what the worker allows: running totals of all jobs, and of those of bounded queues."""
+        self.granted_total = max(self.granted_total, granted_total)
+        for queue in self.granted_by_queue.keys() & by_queue.keys():
+            self.granted_by_queue[queue] = by_queue[queue]
+            self.grants_by_queue = True
+
+    def ended(self, queue: str, count: int) -> bool:
+        """Allow others of a bounded queue for jobs that ended, unless the worker does so itself; say whether it did."""
+        if self.grants_by_queue or queue not in self.granted_by_queue:
+            return False
+        self.granted_by_queue[queue] += count
+        return True
 
     def reserve(self, queue: str, count: int) -> None:
         """Keep room for jobs that are being leased for it."""
         self.reserved += count
-        self.hold(queue, count)
+        self._spend(queue, count)
 
     def unreserve(self, queue: str, count: int, delivered: int) -> None:
         """Give back the room that was kept, but for what was delivered."""
         self.reserved -= count
-        self.hold(queue, delivered - count)
+        self._spend(queue, delivered - count)
 
     def takes_new(self, queue: str, count: int, now: float) -> bool:
         """Say whether new jobs may be handed over to it: it has room for all of them and, if they are few, keeps up."""
@@ -129,8 +143,12 @@ class Stream:
 
     def room_in(self, queue: str) -> int:
         """How many more jobs of a queue it may be sent now."""
-        slots = self.slots.get(queue, 0)
-        return min(self.free, slots - self.held.get(queue, 0)) if slots else self.free
+        granted = self.granted_by_queue.get(queue)
+        return self.free if granted is None else min(self.free, granted - self.spent_by_queue[queue])
+
+    def _spend(self, queue: str, count: int) -> None:
+        if queue in self.spent_by_queue:
+            self.spent_by_queue[queue] += count
 
 
 class Lane:
@@ -221,16 +239,14 @@ class Dispatcher:
                 self._forget_lane(lane)
         self._metrics.streams.set(len(self._streams))
 
-    def grant(self, stream: Stream, granted_total: int) -> None:
-        """Take a stream's credit: the running total of all jobs that it ever allowed."""
-        if granted_total > stream.granted_total:
-            stream.granted_total = granted_total
-            self._offer(stream)
+    def grant(self, stream: Stream, granted_total: int, by_queue: Mapping[str, int]) -> None:
+        """Take a stream's credit: the running totals of all jobs that it ever allowed, in all and of bounded queues."""
+        stream.take_credit(granted_total, by_queue)
+        self._offer(stream)
 
     def settled(self, stream: Stream, queue: str, count: int) -> None:
         """Note that a stream holds fewer jobs of a queue."""
-        if stream.slots.get(queue):
-            stream.hold(queue, -count)
+        if stream.ended(queue, count):
             self._offer(stream)
 
     def take_seat(self, jobs: Sequence[NewJob]) -> Seat | None:
@@ -384,7 +400,8 @@ class Dispatcher:
             seconds = time.monotonic() - started
             if batch is not None:
                 await self._add_checkpoints(batch)
-        except QuorraError as error:
+        except Exception as error:
+            # Whatever it was: the lane is tried again.
             log_trouble(log, "lease_failed", error, queue=lane.queue)
             await asyncio.sleep(TROUBLE_PAUSE_SECONDS)
             lane.is_plenty = False
@@ -440,11 +457,23 @@ class Dispatcher:
                     stream.shares[other.queue] = max(stream.shares[other.queue], least)
 
     async def _add_checkpoints(self, batch: LeaseBatch) -> None:
-        """Fetch what earlier attempts stored; a first delivery has nothing."""
+        """Fetch what earlier attempts stored; a first delivery has nothing.
+
+        The jobs are leased already, so it is tried again for as long as half their lease is left to run them.
+        """
         again = [job.job_id for job in batch.jobs if job.deliveries > 1]
-        if again:
-            notes = await history.find_notes(self._pool, again)
-            batch.checkpoints.update({key: note.checkpoint for key, note in notes.items() if note.checkpoint})
+        last_try_at = time.monotonic() + batch.lease_ms / 2000
+        while again:
+            try:
+                notes = await history.find_notes(self._pool, again)
+            except QuorraError as error:
+                if self._is_draining or time.monotonic() > last_try_at:
+                    raise
+                log_trouble(log, "checkpoints_not_read", error, jobs=len(again))
+                await asyncio.sleep(TROUBLE_PAUSE_SECONDS)
+            else:
+                batch.checkpoints.update({key: note.checkpoint for key, note in notes.items() if note.checkpoint})
+                return
 
     async def _poll(self) -> None:
         while True:
@@ -454,7 +483,8 @@ class Dispatcher:
                 continue
             try:
                 due = await queues.find_due_queues(self._pool, cold)
-            except QuorraError as error:
+            except Exception as error:
+                # Lost wake-ups are made good by the next round, whatever became of this one.
                 log_trouble(log, "poll_failed", error)
                 continue
             self._hear(Hint(queues=due))

@@ -5,14 +5,17 @@ and an idle one answers at once.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
 
-from quorra_server.domain.job import Report, Settled
+from quorra_server.domain.errors import QuorraError
+from quorra_server.domain.job import LeaseId, Report, Settled
 from quorra_server.domain.states import JobStatus, OutcomeKind
 from quorra_server.observability.metrics import Metrics
 from quorra_server.services.acknowledged import Acknowledged
+from quorra_server.services.runners import Runners
 from quorra_server.services.wakeups import Wakeups
 from quorra_server.storage import durability, leases
 from quorra_server.storage.database import Pool
@@ -54,7 +57,7 @@ class SettleService:
         self._metrics = metrics
         self._acknowledged = acknowledged
         self._waiting: list[_Waiting] = []
-        self._runners: set[asyncio.Task[None]] = set()
+        self._runners = Runners()
         self._under_way = 0
 
     async def settle_attempts(self, reports: Sequence[Report], principal: str) -> list[Settled]:
@@ -81,33 +84,39 @@ class SettleService:
         answer = await self._settle([report], principal)
         return answer.refused.get(report.lease[:2]) or _accepted(report, answer.ended)
 
+    async def release_unsent(self, leases: Sequence[LeaseId], principal: str, reason: str) -> None:
+        """Give back what was leased for a worker and never sent to it; if that fails, it comes back with its lease."""
+        reports = [Report(lease, OutcomeKind.RELEASED, error=reason) for lease in leases]
+        with contextlib.suppress(QuorraError):
+            await self.settle_attempts(reports, principal)
+
     async def flush(self) -> None:
         """Wait until everything that was handed in is answered."""
-        while self._runners:
-            await asyncio.wait(self._runners)
+        await self._runners.all_ended()
 
     async def _settle(self, reports: Sequence[Report], principal: str) -> _Answer:
         waiting = _Waiting(principal, reports)
         self._waiting.append(waiting)
         if not self._runners or (len(self._runners) < STATEMENTS_AT_ONCE and self._under_way < REPORTS_AT_ONCE):
-            runner = asyncio.create_task(self._run())
-            self._runners.add(runner)
-            runner.add_done_callback(self._runners.discard)
+            self._runners.start(self._run)
         return await waiting.answer
 
     async def _run(self) -> None:
         while group := self._next_group():
-            try:
-                answer = await self._settle_group(group)
-            except Exception as error:
-                # Whatever went wrong belongs to the callers; this task serves others too.
-                for waiting in group:
-                    if not waiting.answer.done():
-                        waiting.answer.set_exception(error)
-                continue
+            await self._answer(group)
+
+    async def _answer(self, group: Sequence[_Waiting]) -> None:
+        try:
+            answer = await self._settle_group(group)
+        except Exception as error:
+            # Whatever went wrong belongs to the callers; the runner serves others too.
             for waiting in group:
                 if not waiting.answer.done():
-                    waiting.answer.set_result(answer)
+                    waiting.answer.set_exception(error)
+            return
+        for waiting in group:
+            if not waiting.answer.done():
+                waiting.answer.set_result(answer)
 
     def _next_group(self) -> list[_Waiting]:
         """Take what waits: one principal, each lease once, up to `REPORTS_MAX` reports (or one large caller)."""

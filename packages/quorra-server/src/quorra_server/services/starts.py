@@ -72,5 +72,8 @@ class StartsBuffer:
             except StorageUnavailable as error:
                 # They stay held: the next round tries again.
                 log_trouble(log, "starts_not_written", error, count=len(starts))
-            else:
-                self.forget(lease for lease, _ in starts)
+                continue
+            except Exception as error:
+                # Tried again, they would fail again and hold up all others. A start decides nothing by itself.
+                log_trouble(log, "starts_not_taken", error, count=len(starts))
+            self.forget(lease for lease, _ in starts)

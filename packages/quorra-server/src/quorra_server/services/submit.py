@@ -17,6 +17,7 @@ from quorra_server.domain.states import JobStatus
 from quorra_server.observability.metrics import Metrics
 from quorra_server.services.acknowledged import Acknowledged
 from quorra_server.services.dispatch import Dispatcher, Seat
+from quorra_server.services.runners import Runners
 from quorra_server.services.wakeups import Wakeups
 from quorra_server.storage import durability, handover, keys
 from quorra_server.storage import jobs as store
@@ -42,7 +43,7 @@ class SubmitService:
         self._metrics = metrics
         self._acknowledged = acknowledged
         self._waiting: list[tuple[NewJob, asyncio.Future[SubmittedJob]]] = []
-        self._runners: set[asyncio.Task[None]] = set()
+        self._runners = Runners()
 
     async def submit_job(self, job: NewJob, principal: str) -> SubmittedJob:
         """Record one job; shares its insert with whoever submits at the same time.
@@ -57,9 +58,7 @@ class SubmitService:
         answer: asyncio.Future[SubmittedJob] = asyncio.get_running_loop().create_future()
         self._waiting.append((job, answer))
         if len(self._runners) < STATEMENTS_AT_ONCE:
-            runner = asyncio.create_task(self._run())
-            self._runners.add(runner)
-            runner.add_done_callback(self._runners.discard)
+            self._runners.start(self._run)
         return await answer
 
     async def submit_jobs(self, jobs: Sequence[NewJob], principal: str) -> list[SubmittedJob]:
@@ -117,17 +116,20 @@ class SubmitService:
     async def _run(self) -> None:
         while self._waiting:
             group, self._waiting = self._waiting[:GROUP_MAX], self._waiting[GROUP_MAX:]
-            try:
-                answers = await self._submit_new([job for job, _ in group])
-            except Exception as error:
-                # Whatever went wrong belongs to the callers; this task serves others too.
-                for _, waiting in group:
-                    if not waiting.done():
-                        waiting.set_exception(error)
-                continue
-            for (_, waiting), answer in zip(group, answers, strict=True):
+            await self._answer(group)
+
+    async def _answer(self, group: Sequence[tuple[NewJob, asyncio.Future[SubmittedJob]]]) -> None:
+        try:
+            answers = await self._submit_new([job for job, _ in group])
+        except Exception as error:
+            # Whatever went wrong belongs to the callers; the runner serves others too.
+            for _, waiting in group:
                 if not waiting.done():
-                    waiting.set_result(answer)
+                    waiting.set_exception(error)
+            return
+        for (_, waiting), answer in zip(group, answers, strict=True):
+            if not waiting.done():
+                waiting.set_result(answer)
 
     def _count(self, jobs: Sequence[NewJob]) -> None:
         for queue, count in Counter([job.queue for job in jobs]).items():

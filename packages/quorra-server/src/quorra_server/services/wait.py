@@ -30,6 +30,7 @@ class WaitService:
         self._pool = pool
         self._waiting: dict[UUID, set[asyncio.Event]] = {}
         self._round: asyncio.Task[None] | None = None
+        self._is_stopped = False
         wakeups.listen_for_ends(self._hear)
 
     async def wait_for_end(self, job_id: UUID, seconds: float) -> JobDetails:
@@ -42,7 +43,7 @@ class WaitService:
         self._waiting.setdefault(job_id, set()).add(ended)
         try:
             job = await get_job(self._pool, job_id)
-            if job.status in TERMINAL or seconds <= 0:
+            if job.status in TERMINAL or seconds <= 0 or self._is_stopped:
                 return job
             if self._round is None or self._round.done():
                 self._round = asyncio.create_task(self._look())
@@ -55,7 +56,8 @@ class WaitService:
                 del self._waiting[job_id]
 
     async def stop(self) -> None:
-        """Let all callers go with the job as it is."""
+        """Let all callers go with the job as it is, and whoever comes from now on."""
+        self._is_stopped = True
         if self._round is not None:
             self._round.cancel()
             await asyncio.gather(self._round, return_exceptions=True)

@@ -22,7 +22,7 @@ class QueueFigures:
     """What is known of a queue beyond its counts.
 
     Attributes:
-        oldest_waiting_seconds: How long the job at the head of the line has been due; None if none is.
+        oldest_waiting_seconds: How long its oldest due job has waited; None if none is due.
     """
 
     oldest_waiting_seconds: float | None
@@ -36,38 +36,40 @@ async def count_queues(executor: Executor) -> dict[str, dict[JobStatus, int]]:
 
 
 @dataclass(frozen=True, slots=True)
-class CountedBySql:
-    """What the functions for SQL did in one queue since it was last asked.
+class Folded:
+    """What was folded of one queue, and what the functions for SQL did in it, which no server saw.
 
     Attributes:
+        deltas: Rows that became one.
         created: Jobs enqueued.
         processed: Runs completed or failed.
         failed: Runs failed, dead ones included.
     """
 
     queue: str
+    deltas: int
     created: int
     processed: int
     failed: int
     dead: int
 
 
-async def fold_counts(executor: Executor, *, limit: int) -> list[CountedBySql]:
-    """Fold at most `limit` count deltas into the summary; return what those say that no server saw."""
-    return [_counted_by_sql(**dict(row.items())) for row in await executor.fetch(FOLD_COUNTS, limit)]
+async def fold_counts(executor: Executor, *, limit: int) -> list[Folded]:
+    """Fold at most `limit` count deltas into the summary; return what they were, by queue."""
+    return [_folded(**dict(row.items())) for row in await executor.fetch(FOLD_COUNTS, limit)]
 
 
-def _counted_by_sql(queue: str, waiting: int, held: int, succeeded: int, dead: int) -> CountedBySql:
+def _folded(queue: str, deltas: int, waiting: int, held: int, succeeded: int, dead: int) -> Folded:
     # A run that ended was held; if its job waits again, that is one that waits and was not created.
     processed = -held
     failed = processed - succeeded
-    return CountedBySql(queue, created=waiting - (failed - dead), processed=processed, failed=failed, dead=dead)
+    return Folded(queue, deltas, created=waiting - (failed - dead), processed=processed, failed=failed, dead=dead)
 
 
 async def describe_queue(executor: Executor, queue: str) -> QueueFigures:
     """Read the figures of one queue."""
     row = (await executor.fetch(DESCRIBE_QUEUE, queue))[0]
-    return QueueFigures(row["oldest_waiting_seconds"], backoff_from_json(row["backoff"]))
+    return QueueFigures(await oldest_waiting(executor, [queue]), backoff_from_json(row["backoff"]))
 
 
 async def set_queue(executor: Executor, queue: str, backoff: Backoff | None) -> None:

@@ -107,5 +107,6 @@ def confirm(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UsageMistake(f"{question} Repeat with --yes, or look first with --dry-run.")
+        can_count = any(option.name == "dry_run" for option in click.get_current_context().command.params)
+        raise UsageMistake(f"{question} Repeat with --yes{', or look first with --dry-run' if can_count else ''}.")
     click.confirm(question, abort=True, err=True)

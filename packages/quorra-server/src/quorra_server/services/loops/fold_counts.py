@@ -17,11 +17,12 @@ class FoldCounts:
         self._metrics = metrics
 
     async def run_once(self) -> bool:
-        """Fold what is there; never asks for another round at once, so that deltas gather."""
-        for counted in await queues.fold_counts(self._pool, limit=DELTAS_MAX):
+        """Fold once; say whether more may be left. After the last of them deltas gather until the next round."""
+        folded = await queues.fold_counts(self._pool, limit=DELTAS_MAX)
+        for counted in folded:
             queue = self._metrics.queue(counted.queue)
             self._metrics.jobs_created.labels(queue).inc(counted.created)
             self._metrics.jobs_processed.labels(queue).inc(counted.processed)
             self._metrics.jobs_failed.labels(queue).inc(counted.failed)
             self._metrics.jobs_dead.labels(queue).inc(counted.dead)
-        return False
+        return sum(counted.deltas for counted in folded) == DELTAS_MAX

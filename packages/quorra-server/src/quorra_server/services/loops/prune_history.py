@@ -1,9 +1,11 @@
 """Pruning: finished jobs go when their retention is over, whole days at a time."""
 
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import structlog
 
+from quorra_server.observability.logging import log_trouble
 from quorra_server.storage import keys, retention, workers
 from quorra_server.storage.database import Pool
 
@@ -26,12 +28,43 @@ class PruneHistory:
         self._dead_for = timedelta(days=dead_days)
 
     async def run_once(self) -> bool:
-        """Prune once; say whether rows may be left to prune."""
+        """Prune once; say whether rows may be left to prune. A step that fails does not keep the others from theirs."""
+        steps = (
+            self._make_partitions,
+            self._drop_partitions,
+            self._forget_workers,
+            self._forget_keys,
+            self._prune_default,
+        )
+        return any([await _by_itself(step) for step in steps])
+
+    async def _make_partitions(self) -> bool:
         await retention.make_partitions(self._pool, PARTITION_DAYS_AHEAD)
+        return False
+
+    async def _drop_partitions(self) -> bool:
         dropped = await retention.drop_partitions(self._pool, self._succeeded_for, self._dead_for)
         if dropped:
             log.info("history_pruned", days=[day.isoformat() for day in dropped])
+        return False
+
+    async def _forget_workers(self) -> bool:
         await workers.forget_silent_workers(self._pool, SILENT_WORKERS_KEPT)
-        forgotten = await keys.forget_request_keys(self._pool, REQUEST_KEYS_KEPT, limit=ROWS_MAX)
-        pruned = await retention.prune_default(self._pool, self._succeeded_for, self._dead_for, limit=ROWS_MAX)
-        return ROWS_MAX in (forgotten, pruned)
+        return False
+
+    async def _forget_keys(self) -> bool:
+        return ROWS_MAX == await keys.forget_request_keys(self._pool, REQUEST_KEYS_KEPT, limit=ROWS_MAX)
+
+    async def _prune_default(self) -> bool:
+        return ROWS_MAX == await retention.prune_default(
+            self._pool, self._succeeded_for, self._dead_for, limit=ROWS_MAX
+        )
+
+
+async def _by_itself(step: Callable[[], Awaitable[bool]]) -> bool:
+    """Take one step and say what it says; one that fails has left nothing that the next round would not find."""
+    try:
+        return await step()
+    except Exception as error:
+        log_trouble(log, "prune_step_failed", error, step=step.__name__)
+        return False

@@ -1,10 +1,30 @@
--- Of some queues, name those that have a job that is due.
+-- Of some queues, name those that have a job that is due. Looks at the first job of each priority: if that is not due,
+-- none is.
 -- $1 queues text[]
 SELECT queue.name
 FROM unnest($1::text[]) AS queue (name)
 CROSS JOIN LATERAL (
+    WITH RECURSIVE heads AS (
+        (
+            SELECT ready.rank, ready.run_at
+            FROM quorra.ready
+            WHERE ready.queue = queue.name
+            ORDER BY ready.rank, ready.run_at
+            LIMIT 1
+        )
+        UNION ALL
+        SELECT further.rank, further.run_at
+        FROM heads
+        CROSS JOIN LATERAL (
+            SELECT ready.rank, ready.run_at
+            FROM quorra.ready
+            WHERE ready.queue = queue.name AND ready.rank > heads.rank
+            ORDER BY ready.rank, ready.run_at
+            LIMIT 1
+        ) AS further
+    )
     SELECT
-    FROM quorra.ready
-    WHERE ready.queue = queue.name AND ready.run_at <= statement_timestamp()
+    FROM heads
+    WHERE heads.run_at <= statement_timestamp()
     LIMIT 1
 ) AS due

@@ -1,5 +1,5 @@
--- Fold appended count deltas into the summary; one folder at a time, the others pass by. Returns the sums of those that
--- the functions for SQL appended: whoever folds them counts them.
+-- Fold appended count deltas into the summary; one folder at a time, the others pass by. Returns how many
+-- deltas of each queue it folded, and the sums of those that the functions for SQL appended: whoever folds them counts them.
 -- $1 limit int
 WITH taken AS MATERIALIZED (
     SELECT ctid AS place
@@ -28,10 +28,10 @@ summed AS (
 )
 SELECT
     queue,
-    sum(waiting)::bigint AS waiting,
-    sum(held)::bigint AS held,
-    sum(succeeded)::bigint AS succeeded,
-    sum(dead)::bigint AS dead
+    count(*) AS deltas,
+    coalesce(sum(waiting) FILTER (WHERE by_sql), 0)::bigint AS waiting,
+    coalesce(sum(held) FILTER (WHERE by_sql), 0)::bigint AS held,
+    coalesce(sum(succeeded) FILTER (WHERE by_sql), 0)::bigint AS succeeded,
+    coalesce(sum(dead) FILTER (WHERE by_sql), 0)::bigint AS dead
 FROM folded
-WHERE by_sql
 GROUP BY queue

@@ -4,16 +4,37 @@
 -- $1 queue text  $2 limit int  $3 types text[] (null: every type)  $4 worker text  $5 principal text
 -- $6 lease_ms bigint  $7 secret uuid  $8 delivery_is_start bool
 -- where to begin, the cursor of a dispatcher: $9 rank bigint  $10 run_at timestamptz  $11 job_id uuid
-WITH picked AS MATERIALIZED (
-    SELECT ctid AS place
-    FROM quorra.ready
-    WHERE queue = $1::text
-      AND run_at <= statement_timestamp()
-      AND (rank, run_at, job_id) >= ($9::bigint, $10::timestamptz, $11::uuid)
-      AND ($3::text[] IS NULL OR type = ANY ($3::text[]))
-    ORDER BY rank, run_at, job_id
+-- Where each priority begins, from there on. Within one, the due jobs come before those that are not due yet: over all
+-- priorities a lease would have to walk past everything that is delayed.
+WITH RECURSIVE heads AS (
+    SELECT $9::bigint AS rank, $10::timestamptz AS run_at, $11::uuid AS job_id
+    UNION ALL
+    SELECT further.rank, further.run_at, further.job_id
+    FROM heads
+    CROSS JOIN LATERAL (
+        SELECT ready.rank, ready.run_at, ready.job_id
+        FROM quorra.ready
+        WHERE ready.queue = $1::text AND ready.rank > heads.rank
+        ORDER BY ready.rank, ready.run_at, ready.job_id
+        LIMIT 1
+    ) AS further
+),
+picked AS MATERIALIZED (
+    SELECT due.place
+    FROM heads
+    CROSS JOIN LATERAL (
+        SELECT ready.ctid AS place
+        FROM quorra.ready
+        WHERE ready.queue = $1::text
+          AND ready.rank = heads.rank
+          AND (ready.run_at, ready.job_id) >= (heads.run_at, heads.job_id)
+          AND ready.run_at <= statement_timestamp()
+          AND ($3::text[] IS NULL OR ready.type = ANY ($3::text[]))
+        ORDER BY ready.run_at, ready.job_id
+        LIMIT $2::integer
+        FOR UPDATE SKIP LOCKED
+    ) AS due
     LIMIT $2::integer
-    FOR UPDATE SKIP LOCKED
 ),
 taken AS MATERIALIZED (
     DELETE FROM quorra.ready

@@ -1,5 +1,6 @@
 -- Mark members of lease batches as started; the first mark stays.
 -- transition: leased -> processing
+-- A mark later than an integer can count, 24 days after the lease, is put there.
 -- $1 batches bigint[]  $2 secrets uuid[]  $3 principal text   one per batch, each batch once
 -- $4 batch bigint[]  $5 ordinal int[]  $6 ago_ms bigint[]    one per start
 WITH held AS MATERIALIZED (
@@ -21,7 +22,10 @@ mark AS (
     UNION ALL
     SELECT
         held.batch, started.ordinal,
-        greatest(0, (extract(epoch FROM statement_timestamp() - held.leased_at) * 1000)::bigint - started.ago_ms)::integer
+        least(
+            2147483647,
+            greatest(0, (extract(epoch FROM statement_timestamp() - held.leased_at) * 1000)::bigint - started.ago_ms)
+        )::integer
     FROM unnest($4::bigint[], $5::integer[], $6::bigint[]) AS started (batch, ordinal, ago_ms)
     JOIN held ON held.batch = started.batch
     WHERE started.ordinal BETWEEN 1 AND cardinality(held.starts_ms)

@@ -7,7 +7,7 @@
 -- An array of $2, $5 and $6 that would hold equal elements may be cut to the first. One of $7 to $9 that would hold
 -- only nulls may be null itself.
 -- $10 worker text  $11 principal text  $12 lease_ms bigint  $13 secret uuid
-WITH submitted AS MATERIALIZED (
+WITH RECURSIVE submitted AS MATERIALIZED (
     SELECT
         ordinal,
         id,
@@ -22,12 +22,28 @@ WITH submitted AS MATERIALIZED (
         $1::uuid[], $2::text[], $3::text[], $5::integer[], $6::integer[], $7::bigint[], $8::text[], $9::text[]
     ) WITH ORDINALITY AS job (id, type, payload, priority, max_retries, timeout_ms, tags, backoff, ordinal)
 ),
-line AS MATERIALIZED (
-    SELECT EXISTS (
-        SELECT
+-- The first job of each priority: if that is not due, none is, and nothing that is delayed has to be walked past.
+heads AS (
+    (
+        SELECT ready.rank, ready.run_at
         FROM quorra.ready
-        WHERE queue = $4::text AND run_at <= statement_timestamp()
-    ) AS is_there
+        WHERE ready.queue = $4::text
+        ORDER BY ready.rank, ready.run_at
+        LIMIT 1
+    )
+    UNION ALL
+    SELECT further.rank, further.run_at
+    FROM heads
+    CROSS JOIN LATERAL (
+        SELECT ready.rank, ready.run_at
+        FROM quorra.ready
+        WHERE ready.queue = $4::text AND ready.rank > heads.rank
+        ORDER BY ready.rank, ready.run_at
+        LIMIT 1
+    ) AS further
+),
+line AS MATERIALIZED (
+    SELECT EXISTS (SELECT FROM heads WHERE run_at <= statement_timestamp()) AS is_there
 ),
 created AS (
     INSERT INTO quorra.jobs (

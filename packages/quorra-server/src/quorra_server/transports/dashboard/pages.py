@@ -10,6 +10,7 @@ from sanic import Sanic
 from sanic.request import Request
 from sanic.response import HTTPResponse
 
+from quorra_server.config import Security
 from quorra_server.domain.errors import InvalidRequest, JobNotFound, QuorraError, StorageUnavailable, Unauthenticated
 from quorra_server.domain.states import JobStatus
 from quorra_server.domain.validation import parse_id
@@ -33,12 +34,12 @@ Page = Callable[..., Coroutine[Any, Any, HTTPResponse]]
 class Dashboard:
     """The pages of one server."""
 
-    def __init__(self, server: Server, authenticate: Callable[[str | None], str], *, is_open: bool) -> None:
-        """Take what the pages show, and what knows the keys; `is_open` when the server asks nobody for a key."""
+    def __init__(self, server: Server, authenticate: Callable[[str | None], str], security: Security) -> None:
+        """Take what the pages show, what knows the keys, and whether the server asks anybody for one."""
         self._server = server
         self._authenticate = authenticate
-        self._is_open = is_open
-        self._sessions = Sessions()
+        self._is_open = not security.auth
+        self._sessions = Sessions(server.database.main, security.api_key)
         self._memory = Memory(FORM_BYTES_MAX * 100)
         self._templates = Environment(
             loader=PackageLoader("quorra_server.transports.dashboard"),
@@ -68,7 +69,7 @@ class Dashboard:
 
     def _for_members(self, page: Page) -> Page:
         async def signed_in(request: Request, **path: str) -> HTTPResponse:
-            if not (self._is_open or self._sessions.is_open(request.cookies.get(COOKIE))):
+            if not (self._is_open or await self._sessions.is_open(request.cookies.get(COOKIE))):
                 return HTTPResponse(status=303, headers={"Location": "/login"})
             return await page(request, **path)
 
@@ -127,6 +128,7 @@ class Dashboard:
             request.body = await read_body(request, FORM_BYTES_MAX, self._memory, "the form")
             form = request.form
             self._authenticate(form.get("key") if form else None)
+            session_id = await self._sessions.open()
         except Unauthenticated:
             return self._render("login.html", status=401, problem="That is not the API key of this server.")
         except QuorraError as error:
@@ -134,7 +136,7 @@ class Dashboard:
         response = HTTPResponse(status=303, headers={"Location": "/"})
         response.add_cookie(
             COOKIE,
-            self._sessions.open(),
+            session_id,
             httponly=True,
             samesite="Strict",
             secure=request.headers.get("x-forwarded-proto") == "https",
@@ -144,7 +146,7 @@ class Dashboard:
 
     async def _sign_out(self, request: Request) -> HTTPResponse:
         if _is_same_origin(request):
-            self._sessions.close(request.cookies.get(COOKIE))
+            await self._sessions.close(request.cookies.get(COOKIE))
         return HTTPResponse(status=303, headers={"Location": "/login"})
 
     def _render(self, template: str, *, status: int = 200, **values: object) -> HTTPResponse:

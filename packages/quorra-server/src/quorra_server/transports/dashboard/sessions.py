@@ -1,40 +1,38 @@
 """Sessions of people: an API key is exchanged once for a random cookie; the key never travels again."""
 
+import hashlib
 import secrets
-import time
 
-IDLE_SECONDS_MAX = 30 * 60
-SESSIONS_MAX = 10_000
+from quorra_server.storage import sessions
+from quorra_server.storage.database import Executor
+
+IDLE_MS_MAX = 30 * 60 * 1000
 
 
 class Sessions:
-    """The sessions of one server process."""
+    """The sessions of one API key, which every server with that key knows; with another key all of them are over."""
 
-    def __init__(self) -> None:
-        """Start with none."""
-        self._last_used: dict[str, float] = {}
+    def __init__(self, executor: Executor, api_key: str) -> None:
+        """Take where they are kept."""
+        self._executor = executor
+        self._salt = hashlib.sha256(api_key.encode()).digest()
 
-    def open(self) -> str:
+    async def open(self) -> str:
         """Return the id of a new session: 256 random bits."""
-        self._forget_idle()
         session_id = secrets.token_urlsafe(32)
-        self._last_used[session_id] = time.monotonic()
+        await sessions.open_session(self._executor, self._digest(session_id), idle_ms=IDLE_MS_MAX)
         return session_id
 
-    def is_open(self, session_id: str | None) -> bool:
+    async def is_open(self, session_id: str | None) -> bool:
         """Say whether a session lives, and keep it alive for another half hour."""
-        last_used = self._last_used.get(session_id or "")
-        if last_used is None or time.monotonic() - last_used > IDLE_SECONDS_MAX:
+        if not session_id:
             return False
-        self._last_used[session_id or ""] = time.monotonic()
-        return True
+        return await sessions.use_session(self._executor, self._digest(session_id), idle_ms=IDLE_MS_MAX)
 
-    def close(self, session_id: str | None) -> None:
+    async def close(self, session_id: str | None) -> None:
         """End a session."""
-        self._last_used.pop(session_id or "", None)
+        if session_id:
+            await sessions.close_session(self._executor, self._digest(session_id))
 
-    def _forget_idle(self) -> None:
-        now = time.monotonic()
-        living = {key: used for key, used in self._last_used.items() if now - used <= IDLE_SECONDS_MAX}
-        newest = sorted(living.items(), key=lambda entry: entry[1])[-SESSIONS_MAX:]
-        self._last_used = dict(newest)
+    def _digest(self, session_id: str) -> bytes:
+        return hashlib.sha256(self._salt + session_id.encode()).digest()

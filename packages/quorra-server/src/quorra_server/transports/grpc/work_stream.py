@@ -9,7 +9,7 @@ import contextlib
 import random
 import time
 from collections import defaultdict
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,8 @@ import structlog
 from quorra_proto.v1 import quorra_pb2 as pb
 
 from quorra_server.domain.errors import InvalidRequest, QuorraError
-from quorra_server.domain.job import LeaseBatch, LeaseId, Report
+from quorra_server.domain.job import LeaseBatch, LeasedJob, LeaseId, Report
 from quorra_server.domain.limits import Limits
-from quorra_server.domain.states import OutcomeKind
 from quorra_server.observability.logging import log_trouble
 from quorra_server.services import Services
 from quorra_server.services.dispatch import Stream, Subscription
@@ -36,6 +35,11 @@ PINGS_MISSED_MAX = 3
 # A worker that does not read is dropped before its unread messages fill the memory.
 UNSENT_MESSAGES_MAX = 1_000
 JOBS_PER_MESSAGE = 500
+# gRPC takes messages of 4 MiB by default, in every language; a character may have four bytes, and each job has a head.
+CHARACTERS_PER_MESSAGE = 1_000_000
+# More messages of one stream than these wait to be settled: it is read on when some of them are.
+REPORTS_UNDER_WAY_MAX = 64
+UNSENT = "the worker left before it was sent the job"
 SETTLE_TRIES_PAUSE_SECONDS = (0.05, 0.5)
 
 Context = grpc.aio.ServicerContext[pb.WorkerMessage, pb.ServerMessage]
@@ -73,6 +77,8 @@ class WorkStream:
         self._taken_away: dict[int, set[int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._next_receipt = 0
+        # The conversation itself: after a goodbye the stream is sent nothing more, and still reports.
+        self._is_over = False
         self._answered: set[int] = set()
         self._notes = Notes(database.fast, terms.worker, terms.principal, terms.limits)
         self.stream = Stream(
@@ -99,10 +105,12 @@ class WorkStream:
         try:
             done, _ = await asyncio.wait([reader, *others], return_when=asyncio.FIRST_COMPLETED)
             if reader in done:
+                self._services.dispatcher.close_stream(self.stream)
                 await self._finish_reports()
             for task in done:
                 task.result()
         finally:
+            self._is_over = True
             self._services.dispatcher.close_stream(self.stream)
             for task in (reader, *others, aging):
                 task.cancel()
@@ -154,12 +162,20 @@ class WorkStream:
             kind = message.WhichOneof("message")
             if kind == "reports":
                 self._take_reports(message.reports)
+                await self._catch_up()
             elif kind == "credit":
-                self._services.dispatcher.grant(self.stream, message.credit.granted_total)
+                credit = message.credit
+                self._services.dispatcher.grant(self.stream, credit.granted_total, credit.granted_totals_by_queue)
             elif kind == "goodbye":
                 self._services.dispatcher.close_stream(self.stream)
             elif kind == "hello":
                 raise InvalidRequest("Hello is the first message of a stream, and only the first.", field="hello")
+
+    async def _catch_up(self) -> None:
+        """Read no further while very much waits to be settled; the worker is not silent meanwhile."""
+        while len(self._tasks) > REPORTS_UNDER_WAY_MAX:
+            await asyncio.wait(self._tasks, timeout=self._terms.ping_seconds, return_when=asyncio.FIRST_COMPLETED)
+            self._heard_at = time.monotonic()
 
     def _deliver(self, batch: LeaseBatch) -> None:
         if not self.stream.is_open:
@@ -167,20 +183,15 @@ class WorkStream:
             return
         self._queue_of_batch[batch.batch] = batch.queue
         self._unsettled[batch.batch] = len(batch.jobs)
-        for start in range(0, len(batch.jobs), JOBS_PER_MESSAGE):
+        for jobs in _messages(batch):
             # Filled in place: a message that is given to the constructor of another one is copied.
             message = pb.ServerMessage()
-            convert.add_jobs(message.jobs, batch, batch.jobs[start : start + JOBS_PER_MESSAGE])
+            convert.add_jobs(message.jobs, batch, jobs)
             self._send(message)
 
     async def _give_back(self, batch: LeaseBatch) -> None:
         """Release what was leased for a stream that closed meanwhile; it was never sent."""
-        reports = [
-            Report(lease, OutcomeKind.RELEASED, error="the worker left before it was sent the job")
-            for lease in batch.lease_ids()
-        ]
-        with contextlib.suppress(QuorraError):  # they come back when the lease runs out
-            await self._services.settle.settle_attempts(reports, self._terms.principal)
+        await self._services.settle.release_unsent(batch.lease_ids(), self._terms.principal, UNSENT)
 
     def _end_leases(self, lease_ids: Sequence[str], reason: str) -> None:
         ended: dict[str, LeaseId] = {}
@@ -224,8 +235,9 @@ class WorkStream:
             try:
                 undecided = await self._services.settle.settle_attempts(reports, self._terms.principal)
                 break
-            except QuorraError as error:
-                if not self.stream.is_open:
+            except Exception as error:
+                # Whatever it was: no receipt may pass these reports by, so they are tried until the worker is gone.
+                if self._is_over:
                     return
                 log_trouble(log, "settle_failed", error, worker=self._terms.worker, reports=len(reports))
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
@@ -240,7 +252,7 @@ class WorkStream:
         """Let a run go on past its timeout, however long the database is away: until then nobody can end it either."""
         with contextlib.suppress(InvalidRequest):  # it names no lease of ours, so there is nothing to extend
             lease, extra_ms = decode_lease_id(extension.lease_id), convert.milliseconds(extension.extra_ms)
-            while self.stream.is_open:
+            while not self._is_over:
                 try:
                     await leases.extend_run(self._database.fast, self._terms.principal, lease, extra_ms)
                     return
@@ -284,3 +296,17 @@ class WorkStream:
             await asyncio.wait(self._tasks)
         with contextlib.suppress(TimeoutError):  # a worker that reads no more needs no more receipts
             await asyncio.wait_for(self._unsent.join(), self._terms.ping_seconds)
+
+
+def _messages(batch: LeaseBatch) -> Iterator[list[LeasedJob]]:
+    """Cut a batch into what fits into a message each; a large job has one to itself."""
+    jobs: list[LeasedJob] = []
+    size = 0
+    for job in batch.jobs:
+        length = len(job.payload) + len(batch.checkpoints.get(job.job_id, ""))
+        if jobs and (len(jobs) == JOBS_PER_MESSAGE or size + length > CHARACTERS_PER_MESSAGE):
+            yield jobs
+            jobs, size = [], 0
+        jobs.append(job)
+        size += length
+    yield jobs

@@ -28,6 +28,7 @@ from quorra_server.transports.grpc.work_stream import Context, StreamTerms, Work
 log = structlog.get_logger(__name__)
 
 LEASE_SECONDS_DEFAULT = 30
+SHUTTING_DOWN = "The server is shutting down; reconnect elsewhere."
 WAIT_SECONDS_MAX = 60
 QUEUES_MAX = 1_000
 LABELS_MAX = 32
@@ -71,6 +72,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
         self._node = node
         self._version = version
         self._streams: set[WorkStream] = set()
+        self._is_draining = False
 
     async def LeaseJobs(self, request: pb.LeaseRequest, context: Any) -> AsyncIterator[pb.Job]:
         """Lease up to `max_jobs` jobs, stream them and end."""
@@ -97,8 +99,14 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
         async for batch in self._services.lease.lease_jobs(wish, lambda: self._services.plain_workers.note(hello)):
             leased = pb.Jobs()
             convert.add_jobs(leased, batch, batch.jobs)
-            for message in leased.jobs:
-                yield message
+            sent = 0
+            try:
+                for message in leased.jobs:
+                    sent += 1
+                    yield message
+            finally:
+                if sent < len(batch.jobs):
+                    self._services.lease.give_back(batch.lease_ids()[sent:], context.principal)
 
     async def AckJob(self, request: pb.JobAck, context: Any) -> pb.JobAckResponse:
         """Record that a leased job succeeded."""
@@ -163,6 +171,8 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
         await workers.record_worker(self._database.main, self._introduce(first.hello))
         stream = WorkStream(context, self._services, self._database, terms)
         self._streams.add(stream)
+        if self._is_draining:
+            stream.drain(SHUTTING_DOWN)
         try:
             await stream.run(welcome)
         finally:
@@ -170,8 +180,9 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
 
     async def drain(self) -> None:
         """Tell all workers to reconnect elsewhere, and see that they hear it."""
+        self._is_draining = True
         for stream in list(self._streams):
-            stream.drain("The server is shutting down; reconnect elsewhere.")
+            stream.drain(SHUTTING_DOWN)
         for stream in list(self._streams):
             await stream.finish_sending()
 

@@ -1,5 +1,7 @@
 """Routes of health and metrics; open by default."""
 
+import math
+
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from sanic.response import HTTPResponse
 
@@ -24,7 +26,7 @@ async def ready(call: Call[None, None]) -> HTTPResponse:
 
 
 async def metrics(call: Call[None, None]) -> HTTPResponse:
-    """Give all metrics to Prometheus; while the database is away the gauges that come from it are left out."""
+    """Give all metrics to Prometheus; while the database is away nobody knows the gauges that come from it."""
     await _refresh(call.server)
     return HTTPResponse(call.server.metrics.text(), content_type=CONTENT_TYPE_LATEST)
 
@@ -36,6 +38,7 @@ async def _refresh(server: Server) -> None:
         oldest = await queues.oldest_waiting(server.database.main, waiting)
     except QuorraError:
         server.metrics.queue_length.clear()
+        server.metrics.oldest_waiting.set(math.nan)
         return
     server.metrics.set_queue_lengths(counts)
     server.metrics.oldest_waiting.set(oldest or 0)

@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 from sanic.response import HTTPResponse
 
-from quorra_server.domain.errors import FieldProblem, InvalidRequest, PayloadTooLarge, QuorraError
+from quorra_server.domain.errors import FieldProblem, InvalidRequest, PayloadTooLarge, QuorraError, StorageUnavailable
 from quorra_server.domain.job import NewJob, SubmittedJob
 from quorra_server.domain.json_text import searchable_json
 from quorra_server.domain.validation import (
@@ -173,6 +173,9 @@ async def _submit_lines(call: Call[Memory, None], jobs: list[tuple[int, NewJob]]
     try:
         submitted = await submit.submit_jobs([job for _, job in jobs], call.principal)
         return {number: shapes.ImportedLine(number, *job) for (number, _), job in zip(jobs, submitted, strict=True)}
+    except StorageUnavailable as error:
+        # No line is to blame, and what became of them is not known: whether to send them again is the caller's to say.
+        return {number: {"line": number, "error": problem_of(error)} for number, _ in jobs}
     except QuorraError as error:
         if len(jobs) == 1:
             return {jobs[0][0]: {"line": jobs[0][0], "error": problem_of(error)}}

@@ -41,15 +41,20 @@ def problem_of(error: Exception) -> dict[str, Any]:
         "title": known.title,
         "status": status_of(known).http,
         "code": known.code,
-        "detail": known.message,
+        "detail": _sendable(known.message),
     }
     if known.field:
         problem["field"] = known.field
     if isinstance(known, InvalidRequest) and known.problems:
         problem["errors"] = [
-            {"field": found.field, "message": found.message} for found in known.problems[:PROBLEMS_MAX]
+            {"field": found.field, "message": _sendable(found.message)} for found in known.problems[:PROBLEMS_MAX]
         ]
     return problem
+
+
+def _sendable(text: str) -> str:
+    """Return a text as UTF-8 can carry it: a message may quote a header whose bytes are none."""
+    return text.encode(errors="replace").decode()
 
 
 def problem_response(error: Exception) -> HTTPResponse:

@@ -5,7 +5,7 @@ import html
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -83,7 +83,7 @@ class RestServer:
         for route in ROUTES:
             self._bind(route)
         self._bind_documents(openapi.document(ROUTES, version))
-        Dashboard(self._server, authenticate, is_open=not config.security.auth).bind(self._app)
+        Dashboard(self._server, authenticate, config.security).bind(self._app)
 
     async def start(self, listening: socket.socket) -> None:
         """Serve on a socket that is bound already."""
@@ -101,7 +101,7 @@ class RestServer:
         self._asyncio_server.close()
         deadline = time.monotonic() + grace_seconds
         connections = self._asyncio_server.connections
-        while any(not connection.close_if_idle() for connection in list(connections)) and time.monotonic() < deadline:
+        while not _close_idle(connections) and time.monotonic() < deadline:
             await asyncio.sleep(CLOSE_LOOK_SECONDS)
         for connection in list(connections):
             connection.abort()
@@ -156,6 +156,12 @@ class RestServer:
 
         self._add("/openapi.json", "GET", openapi_json)
         self._add("/docs", "GET", docs)
+
+
+def _close_idle(connections: Iterable[StrictProtocol]) -> bool:
+    """Close all connections that are idle, and say whether none was busy."""
+    were_idle = [connection.close_if_idle() for connection in list(connections)]
+    return all(were_idle)
 
 
 def _sanic_app(head_bytes_max: int) -> Sanic[Any, Any]:
