@@ -81,6 +81,30 @@ async def test_a_line_that_comes_with_the_outcome_is_kept_and_numbered_lines_are
     await stream.close()
 
 
+async def test_a_checkpoint_that_cannot_be_kept_spares_what_others_say(
+    stream: Conversation, api: httpx.Client, queue_name: str
+) -> None:
+    _submit(api, queue_name, 2)
+    await stream.hello()
+    await stream.grant(2)
+    bad, good = await stream.until_jobs(2)
+
+    await stream.report(
+        checkpoints=[
+            pb.Checkpoint(lease_id=bad.lease_id, value=b'"\\u0000"'),
+            pb.Checkpoint(lease_id=good.lease_id, value=b"7"),
+        ],
+        logs=[pb.LogLine(lease_id=good.lease_id, message="a line")],
+    )
+    await stream.report(failed=[pb.Failed(lease_id=good.lease_id, error="no", retry_after_ms=1)])
+    await stream.grant(3)
+    again = (await stream.until_jobs(3))[2]
+
+    assert (good.id, b"7") == (again.id, again.checkpoint)
+    assert ["a line"] == [line["message"] for line in api.get(f"/v1/jobs/{good.id}/logs").json()["lines"]]
+    await stream.close()
+
+
 async def test_a_job_that_is_cancelled_gives_its_place_in_a_bounded_queue_back(
     stream: Conversation, api: httpx.Client, queue_name: str
 ) -> None:

@@ -36,13 +36,8 @@ class Notes:
         self._lines: dict[int, dict[int, int]] = defaultdict(lambda: defaultdict(int))
 
     def keep(self, message: pb.Reports) -> None:
-        """Begin to write what a message says; what cannot be read is not kept, for it decides nothing."""
-        notes: dict[LeaseId, Note] = {}
-        lines: list[LogLine] = []
-        with contextlib.suppress(InvalidRequest, PayloadTooLarge):
-            notes = _notes(message, self._limits)
-            lines = self._log_lines(message.logs)
-        write = asyncio.create_task(self._write(notes, lines))
+        """Begin to write what a message says; of it, what cannot be read is not kept, for it decides nothing."""
+        write = asyncio.create_task(self._write(self._read_notes(message), self._read_lines(message.logs)))
         self._writes.add(write)
         write.add_done_callback(self._writes.discard)
 
@@ -64,15 +59,36 @@ class Notes:
         except QuorraError as error:
             log_trouble(log, "notes_not_kept", error, worker=self._worker)
 
-    def _log_lines(self, entries: Sequence[pb.LogLine]) -> list[LogLine]:
+    def _read_notes(self, message: pb.Reports) -> dict[LeaseId, Note]:
+        notes: dict[LeaseId, Note] = {}
+        for entry in message.progress:
+            with contextlib.suppress(InvalidRequest):
+                notes[decode_lease_id(entry.lease_id)] = Note(
+                    progress_done=entry.done,
+                    progress_total=entry.total,
+                    progress_note=convert.readable(entry.note, self._limits.error_bytes_max),
+                )
+        for point in message.checkpoints:
+            try:
+                lease = decode_lease_id(point.lease_id)
+                checkpoint = convert.json_text(point.value, "checkpoint", self._limits)
+            except (InvalidRequest, PayloadTooLarge) as error:
+                log_trouble(log, "checkpoint_not_kept", error, worker=self._worker, lease_id=point.lease_id)
+                continue
+            said = notes.get(lease, Note())
+            notes[lease] = Note(checkpoint, said.progress_done, said.progress_total, said.progress_note)
+        return notes
+
+    def _read_lines(self, entries: Sequence[pb.LogLine]) -> list[LogLine]:
         lines = []
         for entry in entries:
-            lease = decode_lease_id(entry.lease_id)
-            position = entry.position or self._next_position(lease)
-            if 0 < position <= self._limits.log_lines_max:
-                text = convert.readable(entry.message, self._limits.log_line_bytes_max)
-                ago_ms, level = convert.milliseconds(entry.ago_ms), convert.readable(entry.level, LEVEL_BYTES_MAX)
-                lines.append(LogLine(lease, position, ago_ms, level, text))
+            with contextlib.suppress(InvalidRequest):
+                lease = decode_lease_id(entry.lease_id)
+                position = entry.position or self._next_position(lease)
+                if 0 < position <= self._limits.log_lines_max:
+                    text = convert.readable(entry.message, self._limits.log_line_bytes_max)
+                    ago_ms, level = convert.milliseconds(entry.ago_ms), convert.readable(entry.level, LEVEL_BYTES_MAX)
+                    lines.append(LogLine(lease, position, ago_ms, level, text))
         return lines
 
     def _next_position(self, lease: LeaseId) -> int:
@@ -80,19 +96,3 @@ class Notes:
         of_batch = self._lines[lease.batch]
         of_batch[lease.ordinal] += 1
         return of_batch[lease.ordinal]
-
-
-def _notes(message: pb.Reports, limits: Limits) -> dict[LeaseId, Note]:
-    notes: dict[LeaseId, Note] = {}
-    for entry in message.progress:
-        notes[decode_lease_id(entry.lease_id)] = Note(
-            progress_done=entry.done,
-            progress_total=entry.total,
-            progress_note=convert.readable(entry.note, limits.error_bytes_max),
-        )
-    for point in message.checkpoints:
-        lease = decode_lease_id(point.lease_id)
-        said = notes.get(lease, Note())
-        checkpoint = convert.json_text(point.value, "checkpoint", limits)
-        notes[lease] = Note(checkpoint, said.progress_done, said.progress_total, said.progress_note)
-    return notes
