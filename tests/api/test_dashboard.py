@@ -4,8 +4,10 @@ import asyncio
 import hashlib
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
@@ -114,6 +116,44 @@ def test_a_session_is_kept_as_a_digest(shared_server: RunningServer, browser: ht
     salt = hashlib.sha256(shared_server.api_key.encode()).digest()
     assert hashlib.sha256(salt + session_id.encode()).digest() in digests
     assert session_id.encode() not in b"".join(digests)
+
+
+def test_a_session_is_kept_alive_by_looking_once_a_minute(shared_server: RunningServer, browser: httpx.Client) -> None:
+    _sign_in(browser, shared_server.api_key)
+
+    used = asyncio.run(_looked_at(browser, shared_server.database_url))
+
+    # At once it is fresh; after two minutes it is used again; after half an hour it is over.
+    assert [(200, False), (200, True), (303, False)] == used
+
+
+async def _looked_at(browser: httpx.Client, database_url: str) -> list[tuple[int, bool]]:
+    """Look at a page with sessions that were used a moment, two minutes and half an hour ago."""
+    connection = await asyncpg.connect(database_url)
+    answers = []
+    for minutes in (0, 2, 31):
+        used_at = await connection.fetchval(
+            "UPDATE quorra.sessions SET used_at = now() - make_interval(mins => $1) RETURNING used_at", minutes
+        )
+        status = browser.get("/").status_code
+        is_later = await connection.fetchval("SELECT max(used_at) > $1 FROM quorra.sessions", used_at)
+        answers.append((status, is_later))
+    await connection.close()
+    return answers
+
+
+@pytest.mark.parametrize("path", ["/", "/logout"])
+def test_a_cookie_that_is_no_text_is_nobodys(shared_server: RunningServer, path: str) -> None:
+    parts = urlsplit(shared_server.http_url)
+    verb = b"POST" if path == "/logout" else b"GET"
+    with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
+        connection.sendall(
+            verb + b" " + path.encode() + b" HTTP/1.1\r\nHost: x\r\nCookie: quorra_session=\xff\xfe\r\n"
+            b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+        answer = connection.recv(65_536)
+
+    assert answer.startswith(b"HTTP/1.1 303 "), answer
 
 
 def test_a_new_key_ends_the_sessions_of_the_old_one(database_url: str) -> None:

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from quorra_server.domain.job import Report
 from quorra_server.domain.states import JobStatus, OutcomeKind
-from quorra_server.storage import keys, leases
+from quorra_server.storage import keys, leases, queues
 from quorra_server.storage.keys import Key
 
 from tests.support.queue_spec import PRINCIPAL, QueueSpec
@@ -34,6 +34,31 @@ async def test_a_lease_of_some_takes_the_first_of_the_line_and_not_the_oldest(qu
     leased = [(await queue.lease_one()).job_id for _ in range(2)]
 
     assert [urgent, old[0]] == leased
+
+
+async def test_of_more_than_a_hundred_priorities_none_is_forgotten_and_their_order_is_kept(queue: QueueSpec) -> None:
+    """Behind the hundredth the line is walked, delayed jobs included, where each one before has a look-up."""
+    due = [await queue.submit_one(priority=-number) for number in range(0, 240, 2)]
+    for number in range(1, 240, 2):
+        await queue.submit_one(priority=-number, delay_ms=60_000)
+
+    first, rest = await queue.lease(50), await queue.lease(500)
+
+    assert first is not None
+    assert rest is not None
+    assert due == [job.job_id for job in (*first.jobs, *rest.jobs)]
+
+
+async def test_a_queue_of_very_many_priorities_is_looked_at_in_vain_rather_than_not(queue: QueueSpec) -> None:
+    for number in range(105):
+        await queue.submit_one(priority=number, delay_ms=60_000)
+
+    named = await queues.find_due_queues(queue.pool, ["default", "empty"])
+    (new,), batch = await queue.hand_over()
+
+    assert ["default"] == named
+    assert batch is None
+    assert new == (await queue.lease_one()).job_id
 
 
 async def test_a_delayed_job_is_not_leased_before_its_time(queue: QueueSpec) -> None:

@@ -113,13 +113,13 @@ class ScriptedServer(WorkerServiceServicer):
         return pb.HeartbeatReply(lease_expires_in_ms=60_000)
 
 
-def a_job(type: str = "work") -> pb.Job:
+def a_job(type: str = "work", queue: str = "default") -> pb.Job:
     """Return a job with a lease of its own."""
     return pb.Job(
         id=str(uuid.uuid4()),
         lease_id=f"1.{next(_numbers)}",
         type=type,
-        queue="default",
+        queue=queue,
         payload=b"{}",
         lease_expires_in_ms=60_000,
     )

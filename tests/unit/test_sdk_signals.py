@@ -65,4 +65,19 @@ async def test_a_second_signal_ends_a_worker_whose_lifespan_hangs(monkeypatch: p
     assert {working} == ended
 
 
+async def test_a_lifespan_that_is_cancelled_by_itself_ends_the_worker_with_its_error() -> None:
+    """A service manager starts it again only if it did not end well."""
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        raise asyncio.CancelledError("a library gave up")
+        yield
+
+    worker = Worker("127.0.0.1:1", api_key="unused", lifespan=lifespan)
+    worker.job("work")(_nothing)
+
+    with pytest.raises(asyncio.CancelledError, match="a library gave up"):
+        await worker._run_with_signals()
+
+
 async def _nothing() -> None: ...

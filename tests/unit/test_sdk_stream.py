@@ -122,6 +122,34 @@ async def test_a_job_waits_for_no_slot_whose_thread_goes_on_after_its_timeout(se
     assert (pb.Succeeded, later.lease_id) == (type(ended), ended.lease_id)
 
 
+async def test_a_place_in_a_bounded_queue_is_free_only_when_its_thread_is(server: ScriptedServer) -> None:
+    worker, may_end = _worker(server, slots=4, queues={"scarce": 1, "plenty": 3}), threading.Event()
+
+    @worker.job("stuck", timeout=timedelta(milliseconds=50))
+    def stuck() -> None:
+        may_end.wait()
+
+    @worker.job("work")
+    def work() -> None: ...
+
+    async with _serving(worker):
+        stream = await server.stream()
+        await stream.welcome()
+        first = await stream.hear("credit")
+        await stream.send_jobs(a_job("stuck", queue="scarce"))
+        assert "TimeoutError" == (await stream.hear_outcome()).kind
+        await stream.send_jobs(a_job("work", queue="plenty"))
+        await stream.hear_outcome()
+        meanwhile = await stream.hear("credit")
+        may_end.set()
+        while (credit := await stream.hear("credit")).granted_totals_by_queue["scarce"] == 1:
+            pass
+
+    assert {"scarce": 1, "plenty": 3} == dict(first.granted_totals_by_queue)
+    assert {"scarce": 1, "plenty": 4} == dict(meanwhile.granted_totals_by_queue)
+    assert {"scarce": 2, "plenty": 4} == dict(credit.granted_totals_by_queue)
+
+
 async def test_what_a_handler_does_after_its_transaction_is_not_cut_short(server: ScriptedServer) -> None:
     """The transaction ended the lease, as the server says at the next heartbeat; the run has succeeded."""
     worker, has_committed, may_end = _worker(server), asyncio.Event(), asyncio.Event()

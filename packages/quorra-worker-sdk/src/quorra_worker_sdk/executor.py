@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
@@ -33,6 +34,7 @@ class Executor:
 
     Attributes:
         stuck: Threads whose run is over and whose handler goes on all the same; each holds a slot.
+        stuck_of: The same by queue.
     """
 
     def __init__(self, slots: int, deps: Callable[[], Any], freed: Callable[[], None] = lambda: None) -> None:
@@ -42,6 +44,7 @@ class Executor:
         """
         self.result_bytes_max = RESULT_BYTES_MAX
         self.stuck = 0
+        self.stuck_of: Counter[str] = Counter()
         self._slots = slots
         self._deps = deps
         self._freed = freed
@@ -131,12 +134,12 @@ class Executor:
             return await asyncio.wrap_future(run)
         except asyncio.CancelledError:
             if not run.cancel() and not run.done():
-                self._note_stuck(run, handler)
+                self._note_stuck(run, handler, job.queue)
             raise
 
-    def _note_stuck(self, run: "Future[Any]", handler: Handler[..., Any]) -> None:
+    def _note_stuck(self, run: "Future[Any]", handler: Handler[..., Any], queue: str) -> None:
         """Count a thread that cannot be stopped until its handler ends: a job in its slot would wait for it in vain."""
-        self.stuck += 1
+        self._count_stuck(queue, 1)
         log.warning(
             "handler %s of type %r goes on in its thread although its run is over; its slot is taken until it ends",
             handler.function.__qualname__,
@@ -147,13 +150,17 @@ class Executor:
         def ended(_: "Future[Any]") -> None:
             # A loop that is closed runs no more jobs.
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._note_freed)
+                loop.call_soon_threadsafe(self._note_freed, queue)
 
         run.add_done_callback(ended)
 
-    def _note_freed(self) -> None:
-        self.stuck -= 1
+    def _note_freed(self, queue: str) -> None:
+        self._count_stuck(queue, -1)
         self._freed()
+
+    def _count_stuck(self, queue: str, count: int) -> None:
+        self.stuck += count
+        self.stuck_of[queue] += count
 
 
 def timeout_seconds(of_handler: timedelta | None, of_job_ms: int) -> float | None:

@@ -162,7 +162,7 @@ class Worker(Generic[Deps]):
         self._deps: Any = None
         self._stopping: asyncio.Event | None = None
         self._signalled_at = 0.0
-        self._is_hurried = False
+        self._is_hurried = self._is_cut_short = False
         self._draining = False
         self._is_open = False
         self._held: dict[str, float] = {}
@@ -174,6 +174,7 @@ class Worker(Generic[Deps]):
         # The same for each queue with a bound of its own.
         self._bounds: dict[str, int] = {}
         self._received_of: Counter[str] = Counter()
+        self._waiting_of: Counter[str] = Counter()
         self._granted_by_queue: dict[str, int] = {}
         self._ended_in_round = 0
         self._prefetch = 0
@@ -246,7 +247,8 @@ class Worker(Generic[Deps]):
         try:
             await self.serve()
         except asyncio.CancelledError:
-            # The loop is ours: nobody but a second signal cancels its task.
+            if not self._is_cut_short:
+                raise
             log.warning("the lifespan was cut short by a second signal")
 
     def _signalled(self, serving: "asyncio.Task[Any]") -> None:
@@ -262,6 +264,7 @@ class Worker(Generic[Deps]):
         self._cancel_running(DRAINING)
         # A lifespan that hangs, while it begins or ends, looks at no flag of ours.
         if not self._is_open:
+            self._is_cut_short = True
             serving.cancel()
 
     def stop(self) -> None:
@@ -350,6 +353,8 @@ class Worker(Generic[Deps]):
             for job in jobs:
                 self._give_back(job.lease_id, "the worker drains")
             return
+        if self._bounds:
+            self._waiting_of.update(job.queue for job in jobs)
         now = time.monotonic()
         for job in jobs:
             lease_id = job.lease_id
@@ -415,6 +420,8 @@ class Worker(Generic[Deps]):
         """Take the next job that can run off the line and count it as running; None if there is none, or no slot."""
         while self._waiting and len(self._running) < self.slots - self._executor.stuck:
             job, lease_id = self._waiting.popleft()
+            if self._bounds:
+                self._waiting_of[job.queue] -= 1
             now = time.monotonic()
             if now >= self._held.get(lease_id, 0.0):
                 self._held.pop(lease_id, None)
@@ -503,6 +510,7 @@ class Worker(Generic[Deps]):
     def _give_waiting_back(self, reason: str) -> None:
         while self._waiting:
             self._give_back(self._waiting.popleft()[1], reason)
+        self._waiting_of.clear()
 
     def _give_back(self, lease_id: str, reason: str, delay_ms: int = 0) -> None:
         self._held.pop(lease_id, None)
@@ -529,19 +537,30 @@ class Worker(Generic[Deps]):
         # In quarters of the window, so that leases stay large; at once only for a worker that has nothing left to do.
         is_due = target - self._granted >= max(1, window // 4) or (target > self._granted and is_starved)
         by_queue = self._totals_by_queue() if self._bounds else {}
-        # A place in a bounded queue is scarce: it is given back at once.
-        if is_due or any(total > self._granted_by_queue.get(queue, -1) for queue, total in by_queue.items()):
+        if is_due or self._has_places_again(by_queue):
             self._granted, self._granted_by_queue = max(self._granted, target), by_queue
             self._session.grant(self._granted, by_queue)
 
     def _totals_by_queue(self) -> dict[str, int]:
         """Return what bounded queues may have sent in all: what arrived of them, and what is missing to their bounds.
 
-        Counted anew each time: a count that every end had to give back would be wrong for good after one that did not.
+        Runs are counted anew each time: a count that every end had to give back would be wrong for good after one that
+        did not.
         """
         held = Counter(run.job.queue for run in self._running.values())
-        held.update(job.queue for job, _ in self._waiting)
+        held.update(self._waiting_of)
+        held.update(self._executor.stuck_of)
         return {queue: self._received_of[queue] + bound - held[queue] for queue, bound in self._bounds.items()}
+
+    def _has_places_again(self, by_queue: Mapping[str, int]) -> bool:
+        """Say whether the server should hear of places in a bounded queue: of one at once where there are few.
+
+        Where there are many, of an eighth of them, so that leases stay large.
+        """
+        return any(
+            total - self._granted_by_queue.get(queue, -self._bounds[queue]) >= max(1, self._bounds[queue] // 8)
+            for queue, total in by_queue.items()
+        )
 
     async def _measure(self) -> None:
         """Let the prefetch follow the rate at which runs end."""

@@ -1,5 +1,6 @@
 """What travels between the rooms: a job as submitted, as leased and as read back, and the reports on it."""
 
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -97,7 +98,11 @@ TRAITS_BEGIN = LeasedJob._fields.index("type")
 
 @dataclass(frozen=True, slots=True)
 class LeaseBatch:
-    """Jobs leased together: they share an expiry and a secret, each has its own lease id."""
+    """Jobs leased together: they share an expiry and a secret, each has its own lease id.
+
+    Attributes:
+        arrived_at: When it came from the database, on this process's monotonic clock.
+    """
 
     batch: int
     secret: UUID
@@ -106,6 +111,12 @@ class LeaseBatch:
     lease_ms: int
     jobs: list[LeasedJob]
     checkpoints: dict[UUID, str] = field(default_factory=dict)
+    arrived_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def left_ms(self) -> int:
+        """How much of the lease is left at most."""
+        return max(0, self.lease_ms - int((time.monotonic() - self.arrived_at) * 1000))
 
     def lease_ids(self) -> list[LeaseId]:
         """Return the right to report on each job."""

@@ -399,7 +399,7 @@ class Dispatcher:
             )
             seconds = time.monotonic() - started
             if batch is not None:
-                await self._add_checkpoints(batch)
+                await self._add_checkpoints(batch, stream)
         except Exception as error:
             # Whatever it was: the lane is tried again.
             log_trouble(log, "lease_failed", error, queue=lane.queue)
@@ -456,7 +456,7 @@ class Dispatcher:
                 if not other.is_hot:
                     stream.shares[other.queue] = max(stream.shares[other.queue], least)
 
-    async def _add_checkpoints(self, batch: LeaseBatch) -> None:
+    async def _add_checkpoints(self, batch: LeaseBatch, stream: Stream) -> None:
         """Fetch what earlier attempts stored; a first delivery has nothing.
 
         The jobs are leased already, so it is tried again for as long as half their lease is left to run them.
@@ -467,7 +467,7 @@ class Dispatcher:
             try:
                 notes = await history.find_notes(self._pool, again)
             except QuorraError as error:
-                if self._is_draining or time.monotonic() > last_try_at:
+                if self._is_draining or not stream.is_open or time.monotonic() > last_try_at:
                     raise
                 log_trouble(log, "checkpoints_not_read", error, jobs=len(again))
                 await asyncio.sleep(TROUBLE_PAUSE_SECONDS)

@@ -4,7 +4,8 @@ from quorra_server.storage.database import Executor
 from quorra_server.storage.statements import statement
 
 OPEN_SESSION = statement("open_session")
-USE_SESSION = statement("use_session")
+FIND_SESSION = statement("find_session")
+KEEP_SESSION = statement("keep_session")
 CLOSE_SESSION = statement("close_session")
 
 
@@ -13,9 +14,15 @@ async def open_session(executor: Executor, digest: bytes, *, idle_ms: int) -> No
     await executor.fetch(OPEN_SESSION, digest, idle_ms)
 
 
-async def use_session(executor: Executor, digest: bytes, *, idle_ms: int) -> bool:
-    """Say whether a session is open, and keep it so for as long again."""
-    return bool(await executor.fetch(USE_SESSION, digest, idle_ms))
+async def find_session(executor: Executor, digest: bytes, *, idle_ms: int, fresh_ms: int) -> bool | None:
+    """Say of an open session whether nobody has kept it alive for so long; None if it is not open."""
+    rows = await executor.fetch(FIND_SESSION, digest, idle_ms, fresh_ms)
+    return bool(rows[0]["is_due"]) if rows else None
+
+
+async def keep_session(executor: Executor, digest: bytes) -> None:
+    """Keep a session alive for as long again."""
+    await executor.fetch(KEEP_SESSION, digest)
 
 
 async def close_session(executor: Executor, digest: bytes) -> None:

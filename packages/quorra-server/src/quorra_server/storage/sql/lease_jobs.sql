@@ -4,12 +4,12 @@
 -- $1 queue text  $2 limit int  $3 types text[] (null: every type)  $4 worker text  $5 principal text
 -- $6 lease_ms bigint  $7 secret uuid  $8 delivery_is_start bool
 -- where to begin, the cursor of a dispatcher: $9 rank bigint  $10 run_at timestamptz  $11 job_id uuid
--- Where each priority begins, from there on. Within one, the due jobs come before those that are not due yet: over all
--- priorities a lease would have to walk past everything that is delayed.
+-- Where each of the next hundred priorities begins. Within one, the due jobs come before those that are not due yet: over
+-- all priorities a lease would have to walk past everything that is delayed. It does so only behind the hundredth.
 WITH RECURSIVE heads AS (
-    SELECT $9::bigint AS rank, $10::timestamptz AS run_at, $11::uuid AS job_id
+    SELECT $9::bigint AS rank, $10::timestamptz AS run_at, $11::uuid AS job_id, 0 AS number
     UNION ALL
-    SELECT further.rank, further.run_at, further.job_id
+    SELECT further.rank, further.run_at, further.job_id, heads.number + 1
     FROM heads
     CROSS JOIN LATERAL (
         SELECT ready.rank, ready.run_at, ready.job_id
@@ -18,6 +18,7 @@ WITH RECURSIVE heads AS (
         ORDER BY ready.rank, ready.run_at, ready.job_id
         LIMIT 1
     ) AS further
+    WHERE heads.number < 100
 ),
 picked AS MATERIALIZED (
     SELECT due.place
@@ -34,6 +35,19 @@ picked AS MATERIALIZED (
         LIMIT $2::integer
         FOR UPDATE SKIP LOCKED
     ) AS due
+    UNION ALL
+    SELECT behind.place
+    FROM (
+        SELECT ready.ctid AS place
+        FROM quorra.ready
+        WHERE ready.queue = $1::text
+          AND ready.rank > (SELECT heads.rank FROM heads WHERE heads.number = 100)
+          AND ready.run_at <= statement_timestamp()
+          AND ($3::text[] IS NULL OR ready.type = ANY ($3::text[]))
+        ORDER BY ready.rank, ready.run_at, ready.job_id
+        LIMIT $2::integer
+        FOR UPDATE SKIP LOCKED
+    ) AS behind
     LIMIT $2::integer
 ),
 taken AS MATERIALIZED (

@@ -22,17 +22,18 @@ WITH RECURSIVE submitted AS MATERIALIZED (
         $1::uuid[], $2::text[], $3::text[], $5::integer[], $6::integer[], $7::bigint[], $8::text[], $9::text[]
     ) WITH ORDINALITY AS job (id, type, payload, priority, max_retries, timeout_ms, tags, backoff, ordinal)
 ),
--- The first job of each priority: if that is not due, none is, and nothing that is delayed has to be walked past.
+-- The first job of each priority: if that is not due, none is, and nothing that is delayed has to be walked past. Of more
+-- than a hundred priorities others are taken to be due, which is never wrong.
 heads AS (
     (
-        SELECT ready.rank, ready.run_at
+        SELECT ready.rank, ready.run_at, 1 AS number
         FROM quorra.ready
         WHERE ready.queue = $4::text
         ORDER BY ready.rank, ready.run_at
         LIMIT 1
     )
     UNION ALL
-    SELECT further.rank, further.run_at
+    SELECT further.rank, further.run_at, heads.number + 1
     FROM heads
     CROSS JOIN LATERAL (
         SELECT ready.rank, ready.run_at
@@ -41,9 +42,10 @@ heads AS (
         ORDER BY ready.rank, ready.run_at
         LIMIT 1
     ) AS further
+    WHERE heads.number <= 100
 ),
 line AS MATERIALIZED (
-    SELECT EXISTS (SELECT FROM heads WHERE run_at <= statement_timestamp()) AS is_there
+    SELECT EXISTS (SELECT FROM heads WHERE run_at <= statement_timestamp() OR number > 100) AS is_there
 ),
 created AS (
     INSERT INTO quorra.jobs (

@@ -57,7 +57,7 @@ def _shared_fields(batch: LeaseBatch, job: LeasedJob) -> pb.Job:
         leased_at=_timestamp_us(batch.leased_at_us),
         created_at=_timestamp_us(job.created_at_us),
         queue=batch.queue,
-        lease_expires_in_ms=batch.lease_ms,
+        lease_expires_in_ms=batch.left_ms,
         generation=job.generation,
         deliveries=job.deliveries,
         timeout_ms=job.timeout_ms,

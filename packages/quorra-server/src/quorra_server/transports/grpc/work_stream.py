@@ -298,12 +298,24 @@ class WorkStream:
             await asyncio.wait_for(self._unsent.join(), self._terms.ping_seconds)
 
 
+def _fits(batch: LeaseBatch) -> bool:
+    """Say whether a batch fits into one message, as most do."""
+    return (
+        len(batch.jobs) <= JOBS_PER_MESSAGE
+        and not batch.checkpoints
+        and sum([len(job.payload) for job in batch.jobs]) <= CHARACTERS_PER_MESSAGE
+    )
+
+
 def _messages(batch: LeaseBatch) -> Iterator[list[LeasedJob]]:
     """Cut a batch into what fits into a message each; a large job has one to itself."""
+    if _fits(batch):
+        yield batch.jobs
+        return
     jobs: list[LeasedJob] = []
     size = 0
     for job in batch.jobs:
-        length = len(job.payload) + len(batch.checkpoints.get(job.job_id, ""))
+        length = len(job.payload) + (len(batch.checkpoints.get(job.job_id, "")) if batch.checkpoints else 0)
         if jobs and (len(jobs) == JOBS_PER_MESSAGE or size + length > CHARACTERS_PER_MESSAGE):
             yield jobs
             jobs, size = [], 0
