@@ -127,7 +127,7 @@ def test_an_import_that_was_cut_goes_on_without_doubling(ctl: Run, queue_name: s
     file = tmp_path / "jobs.ndjson"
     file.write_text(line * 1000)
     state = tmp_path / "jobs.ndjson.quorra-import"
-    start = {"seed": "0" * 32, "began_ms": 1_790_000_000_000, "lines_done": 0, "bytes_done": 0}
+    start = {"server": "", "seed": "0" * 32, "began_ms": 1_790_000_000_000}
     state.write_text(json.dumps(start))
     first = json.loads(ctl("import", str(file), "-o", "json").stdout)
 
@@ -138,6 +138,34 @@ def test_an_import_that_was_cut_goes_on_without_doubling(ctl: Run, queue_name: s
 
     assert (1000, 0) == (first["submitted"], first["existing"])
     assert (500, 1000) == (second["submitted"], second["existing"])
+
+
+def test_any_line_that_the_server_takes_can_be_repeated(ctl: Run, queue_name: str, tmp_path: Path) -> None:
+    file, state = tmp_path / "jobs.ndjson", tmp_path / "jobs.ndjson.quorra-import"
+    file.write_text(
+        f'{{"id": null, "type": "t", "payload": {{}}, "queue": "{queue_name}"}}\n'
+        f'{{"type": "t", "payload": {{"n": {"9" * 5000}}}, "queue": "{queue_name}"}}\n'
+        f'{{"type": "t", "payload": {{"n": {"[" * 5000}{"]" * 5000}}}, "queue": "{queue_name}"}}\n'
+    )
+    start = json.dumps({"server": "", "seed": "1" * 32, "began_ms": 1_790_000_000_000})
+    state.write_text(start)
+    first = json.loads(ctl("import", str(file), "-o", "json").stdout)
+
+    state.write_text(start)
+    again = json.loads(ctl("import", str(file), "-o", "json").stdout)
+
+    assert (2, 0, 1) == (first["submitted"], first["existing"], first["failed"])
+    assert (0, 2, 1) == (again["submitted"], again["existing"], again["failed"])
+
+
+def test_an_empty_filter_matches_nothing(ctl: Run, queue_name: str) -> None:
+    ctl("create", "t", "-q", queue_name)
+
+    for option in ("--queue", "--type", "--tag", "--status", "--since", "--until"):
+        counted = ctl("cancel", "--filter", option, "", "--dry-run")
+        listed = ctl("list", option, "")
+
+        assert (1, 1, "", "") == (counted.returncode, listed.returncode, counted.stdout, listed.stdout), option
 
 
 def test_bulk_verbs_count_first_and_do_nothing_unasked(ctl: Run, queue_name: str) -> None:

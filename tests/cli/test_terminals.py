@@ -144,10 +144,31 @@ def test_a_reader_that_has_seen_enough_is_no_error(environment: dict[str, str]) 
     assert (0, "") == (done.returncode, done.stderr)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "contexts"),
+    [(["--help"], 0), (["context", "list"], 1), (["context", "list"], 5_000)],
+    ids=["help", "less than a buffer", "more than a buffer"],
+)
+def test_a_reader_that_left_is_no_error(tmp_path: Path, arguments: list[str], contexts: int) -> None:
+    named = {f"context-{number}": {"server": "http://quorra.test", "api_key": ""} for number in range(contexts)}
+    (tmp_path / "quorractl").mkdir()
+    (tmp_path / "quorractl/contexts.json").write_text(json.dumps({"current": "", "contexts": named}))
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    done = subprocess.run(
+        [QUORRACTL, *arguments], env={**clean_environment(), "XDG_CONFIG_HOME": str(tmp_path)}, stdout=writing,
+        stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(writing)
+
+    assert (0, "") == (done.returncode, done.stderr)
+
+
 def test_an_import_of_a_shortened_file_is_refused(environment: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "jobs.ndjson"
     file.write_text('{"type":"t","payload":{}}\n')
-    state = {"seed": "0" * 32, "began_ms": 1_790_000_000_000, "lines_done": 9, "bytes_done": 999}
+    state = {"server": "", "seed": "0" * 32, "began_ms": 1_790_000_000_000, "lines_done": 9, "bytes_done": 999}
     (tmp_path / "jobs.ndjson.quorra-import").write_text(json.dumps(state))
 
     done = subprocess.run(

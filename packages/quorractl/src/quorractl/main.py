@@ -50,7 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     session = Session()
     with contextlib.closing(session):
-        return _run(session, arguments)
+        exit_code = _run(session, arguments)
+    output.finish()
+    return exit_code
 
 
 def _run(session: Session, arguments: list[str] | None) -> int:
@@ -65,9 +67,8 @@ def _run(session: Session, arguments: list[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         output.say("Interrupted.")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has seen enough, as `head` does.
-        sys.stderr.close()
+    except SystemExit:
+        # Click leaves this way when whoever reads our output has seen enough, and when it has completed a word.
         return EXIT_OK
     return result if isinstance(result, int) else EXIT_OK
 

@@ -29,6 +29,15 @@ def say(message: str) -> None:
     print(clean(message), file=sys.stderr)  # noqa: T201
 
 
+def finish() -> None:
+    """Write out what is held back; a reader that has seen enough, as `head` does, is no error."""
+    try:
+        print(end="", flush=True)  # noqa: T201
+    except BrokenPipeError:
+        # The interpreter writes what is left once more as it ends, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def show_rows(rows: Iterable[Row], columns: Sequence[str], form: str, *, name: str = "id") -> None:
     """Show a list; tables have only some columns, everything else has all fields."""
     if form == "jsonl":
@@ -68,7 +77,8 @@ def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
             _write("\t".join(clean(row.get(column)).replace("\t", " ").replace("\n", " ") for column in columns))
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    console = Console(color_system=None) if os.environ.get("NO_COLOR") else Console()
+    # Data is shown as it is: `:key:` in a name is no picture of one.
+    console = Console(color_system=None, emoji=False) if os.environ.get("NO_COLOR") else Console(emoji=False)
     for column in columns:
         table.add_column(column.upper(), overflow="fold")
     for row in rows:

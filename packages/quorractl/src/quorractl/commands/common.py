@@ -71,9 +71,9 @@ def filter_options(function: Function) -> Function:
 
 
 def filter_of(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the filter that the options name."""
+    """Return the filter that the options name; an empty value is one too, for the server to refuse."""
     names = {"status", "queue", "type_", "tag", "created_after", "created_before"}
-    return {name.rstrip("_"): value for name, value in values.items() if name in names and value}
+    return {name.rstrip("_"): value for name, value in values.items() if name in names and value is not None}
 
 
 def json_argument(text: str, what: str) -> bytes:
@@ -90,7 +90,8 @@ def json_argument(text: str, what: str) -> bytes:
         except OSError as error:
             raise UsageMistake(f"{what}: {error}.") from error
     else:
-        raw = text.encode()
+        # Bytes that are no UTF-8 come back as they were typed, and are refused below.
+        raw = text.encode(errors="surrogateescape")
     try:
         json.loads(raw)
     except (ValueError, RecursionError) as error:

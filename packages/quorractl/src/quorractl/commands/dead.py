@@ -23,7 +23,7 @@ def dead() -> None:
 @click.pass_obj
 def list_(session: Session, queue: str | None, type_: str | None, limit: int) -> None:
     """List dead jobs, last died first."""
-    params = {name: value for name, value in (("queue", queue), ("type", type_)) if value}
+    params = {name: value for name, value in (("queue", queue), ("type", type_)) if value is not None}
     output.show_rows(session.client.list_jobs("/v1/dead", params, limit), COLUMNS, session.form)
 
 
@@ -43,7 +43,7 @@ def show(session: Session, job_id: str) -> None:
 @click.pass_obj
 def replay(session: Session, ids: tuple[str, ...], data: str | None) -> None:
     """Give dead jobs a new life under their ids."""
-    payload = json_argument(data, "--data") if data else None
+    payload = json_argument(data, "--data") if data is not None else None
     answer = session.client.replay_dead(list(ids), payload)
     output.show_rows(answer["jobs"], COLUMNS, session.form)
     if answer["replayed"] < len(ids):

@@ -4,11 +4,12 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 import sys
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,70 +26,118 @@ from rich.progress import (
 )
 
 from quorractl import output
+from quorractl.client import Json
 from quorractl.commands.common import Session, output_option
-from quorractl.errors import CommandError
+from quorractl.errors import CommandError, Refused
 
 LINES_PER_REQUEST = 1_000
-FAILURES_SHOWN_MAX = 20
+REFUSALS_SHOWN_MAX = 20
+# The status of a refusal that no line is to blame for: the database is away, or did not say what became of them.
+STATUS_UNAVAILABLE = 503
+# Of what was imported, so much at each end tells whether it is the same file still.
+ENDS_BYTES = 64 * 1024
 
 
 @dataclass(slots=True)
 class _Resume:
     """Where an import stands, in a file beside the input, so that it can go on after a cut.
 
-    The seed makes the ids of all lines: a chunk that was sent but not answered is sent again with the same ids, which
-    the server recognises.
+    Attributes:
+        path: None where nothing can be kept: the input can be read only once, or its folder takes no file.
+        server: Where the lines went.
+        seed: Makes the ids of all lines: a chunk that was sent but not answered is sent again with the same ids, which
+            the server recognises.
+        ends: A hash of both ends of the first `bytes_done` bytes.
+        refusals: The first lines that were refused, each with the reason.
     """
 
     path: Path | None
+    server: str
     seed: str
     began_ms: int
+    ends: str = ""
     lines_done: int = 0
     bytes_done: int = 0
+    submitted: int = 0
+    existing: int = 0
+    failed: int = 0
+    refusals: list[tuple[int, str]] = field(default_factory=list)
 
     @classmethod
-    def beside(cls, file: str) -> "_Resume":
-        fresh = (secrets.token_hex(16), time.time_ns() // 1_000_000)
-        if file == "-":
-            return cls(None, *fresh)
-        path = Path(f"{file}.quorra-import")
-        try:
-            return cls(path, **json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError):
-            return cls(path, *fresh)
+    def beside(cls, file: str, stream: BinaryIO, server: str) -> "_Resume":
+        """Return where the import of a file to a server stands.
 
-    def save(self) -> None:
+        Raises:
+            CommandError: What is kept cannot be read, or is that of another file or server.
+        """
+        path = None if _size(file, stream) is None else Path(f"{file}.quorra-import")
+        if path is None or not path.exists():
+            return cls(path, server, secrets.token_hex(16), time.time_ns() // 1_000_000)
+        try:
+            kept = cls(path, **json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise CommandError(f"{path} cannot be read: {error}. Remove it to import all of {file} anew.") from error
+        # Before the first lines are done nothing would be left out, wherever they go.
+        if kept.lines_done:
+            kept._check(file, stream, server)
+        kept.server = server
+        return kept
+
+    def _check(self, file: str, stream: BinaryIO, server: str) -> None:
+        if self.bytes_done > os.fstat(stream.fileno()).st_size:
+            raise CommandError(
+                f"{file} is shorter than what was imported of it before. Remove {self.path} to begin anew."
+            )
+        if self.ends != _ends(stream, self.bytes_done):
+            raise CommandError(
+                f"The first {self.lines_done} lines of {file} are not those that were imported before. Put the file "
+                f"back as it was to go on, or remove {self.path} to import all of this one."
+            )
+        if self.server != server:
+            raise CommandError(
+                f"The first {self.lines_done} lines of {file} went to {self.server}, not to {server}. Go on there with "
+                f"--server, or remove {self.path} to import all of them to {server}."
+            )
+
+    def save(self, stream: BinaryIO) -> None:
+        """Keep how far the import is; where that fails, say so and go on without."""
         if self.path is None:
             return
-        content = {
-            "seed": self.seed,
-            "began_ms": self.began_ms,
-            "lines_done": self.lines_done,
-            "bytes_done": self.bytes_done,
-        }
-        new = self.path.with_suffix(".new")
+        new = self.path.with_name(f"{self.path.name}.new")
         try:
-            new.write_text(json.dumps(content))
+            self.ends = _ends(stream, self.bytes_done)
+            new.write_text(json.dumps({name: value for name, value in asdict(self).items() if name != "path"}))
             new.replace(self.path)
         except OSError as error:
             output.say(f"How far this import is cannot be kept ({error}): after a cut it would begin anew.")
             self.path = None
 
     def finish(self) -> None:
+        """Forget the import, which is done."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 
+    def say_how_to_go_on(self) -> None:
+        """Say what to do about an import that stopped."""
+        if self.path is not None:
+            output.say(f"{self.lines_done} lines are done; repeat the command to go on behind them.")
+            return
+        output.say(
+            f"{self.lines_done} lines are done, which is kept nowhere: leave them out when you repeat the command. "
+            f"Up to {LINES_PER_REQUEST:,} lines behind them may be recorded too."
+        )
+
     def with_id(self, number: int, line: bytes) -> bytes:
-        """Return a line with an id, unless it has its own or is not an object (the server will say so)."""
+        """Return a line with an id, unless it has its own or no server can read it (ours will say so)."""
         try:
-            fields = json.loads(line)
-        except ValueError:
+            # Numbers stay text, since Python reads none of over 4,300 digits.
+            fields = json.loads(line, parse_int=str)
+        except (ValueError, RecursionError):
             return line
-        if not isinstance(fields, dict) or "id" in fields:
+        if not isinstance(fields, dict) or fields.get("id") is not None:
             return line
-        job_id = self._id(number)
-        comma = b"," if fields else b""
-        return line.lstrip().replace(b"{", b'{"id":"' + str(job_id).encode() + b'"' + comma, 1)
+        # The last field of a name counts: this one stands in for an id that is null.
+        return line.rstrip()[:-1] + (b"," if fields else b"") + f'"id":"{self._id(number)}"}}\n'.encode()
 
     def _id(self, number: int) -> uuid.UUID:
         """Return the id of a line: a UUID of version 7 (RFC 9562) whose random part follows from the seed."""
@@ -97,6 +146,25 @@ class _Resume:
         bits |= int.from_bytes(digest[:2], "big") >> 4 << 64 | int.from_bytes(digest[2:10], "big") >> 2
         return uuid.UUID(int=bits)
 
+    def count(self, chunk: list[bytes], answers: list[Json]) -> None:
+        """Add what became of a chunk.
+
+        Raises:
+            Refused: Of some lines it is not known; nothing was added, so that the whole chunk is sent again.
+        """
+        refused = [(self.lines_done + answer["line"], answer["error"]) for answer in answers if "error" in answer]
+        for _, problem in refused:
+            if problem["status"] == STATUS_UNAVAILABLE:
+                raise Refused(STATUS_UNAVAILABLE, problem)
+        existing = sum(answer.get("existing", False) for answer in answers)
+        self.submitted += len(answers) - len(refused) - existing
+        self.existing += existing
+        self.failed += len(refused)
+        self.refusals += [(number, str(problem["detail"])) for number, problem in refused]
+        del self.refusals[REFUSALS_SHOWN_MAX:]
+        self.lines_done += len(chunk)
+        self.bytes_done += sum(len(line) for line in chunk)
+
 
 @click.command(name="import")
 @click.argument("file", metavar="FILE|-")
@@ -104,59 +172,36 @@ class _Resume:
 @click.pass_obj
 def import_jobs(session: Session, file: str) -> None:
     """Submit the jobs in FILE, one JSON object a line. Repeating after a cut goes on where it stopped."""
-    resume = _Resume.beside(file)
-    if resume.path is not None and resume.bytes_done > _size(file):
-        raise CommandError(
-            f"{file} is shorter than what was imported of it before. Remove {resume.path} to begin anew."
-        )
+    began = time.monotonic()
+    with _opened(file) as stream:
+        resume = _Resume.beside(file, stream, session.client.server)
+        try:
+            _import(session, stream, resume, _size(file, stream))
+        except BaseException:
+            resume.say_how_to_go_on()
+            raise
+    resume.finish()
+    counts = {"submitted": resume.submitted, "existing": resume.existing, "failed": resume.failed}
+    output.show_one({**counts, "seconds": round(time.monotonic() - began, 3)}, session.form, name="submitted")
+    for number, reason in resume.refusals:
+        output.say(f"line {number}: {reason}")
+    if resume.failed:
+        more = f" (the first {REFUSALS_SHOWN_MAX} are shown)" if resume.failed > REFUSALS_SHOWN_MAX else ""
+        raise CommandError(f"{resume.failed} lines were refused{more}; mend them and import them again.")
+
+
+def _import(session: Session, stream: BinaryIO, resume: _Resume, size: int | None) -> None:
     if resume.lines_done:
         output.say(f"Going on behind line {resume.lines_done}.")
-    try:
-        report, failures = _import(session, file, resume)
-    except BaseException:
-        if resume.path is not None and resume.lines_done:
-            output.say(f"Stopped behind line {resume.lines_done}; repeat the command to go on there.")
-        raise
-    resume.finish()
-    output.show_one(report, session.form, name="submitted")
-    for number, reason in failures[:FAILURES_SHOWN_MAX]:
-        output.say(f"line {number}: {reason}")
-    if failures:
-        more = f" (the first {FAILURES_SHOWN_MAX} are shown)" if len(failures) > FAILURES_SHOWN_MAX else ""
-        raise CommandError(f"{len(failures)} lines were refused{more}; mend them and import them again.")
-
-
-def _import(session: Session, file: str, resume: _Resume) -> tuple[dict[str, float], list[tuple[int, str]]]:
-    failures: list[tuple[int, str]] = []
-    submitted = existing = 0
-    began = time.monotonic()
-    with _opened(file) as stream, _progress(file, resume) as (progress, task):
-        if resume.bytes_done:
-            stream.seek(resume.bytes_done)
+        stream.seek(resume.bytes_done)
+    # Before anything is sent: what is recorded and not answered is known again only by ids of the same seed.
+    resume.save(stream)
+    with _progress(size, resume.bytes_done) as (progress, task):
         for chunk in _chunks(stream):
-            first = resume.lines_done + 1
-            lines = [resume.with_id(first + offset, line) for offset, line in enumerate(chunk)]
-            for answer in session.client.import_jobs(lines):
-                if "error" in answer:
-                    failures.append((resume.lines_done + answer["line"], str(answer["error"].get("detail"))))
-                elif answer.get("existing"):
-                    existing += 1
-                else:
-                    submitted += 1
-            resume.lines_done += len(chunk)
-            resume.bytes_done += sum(len(line) for line in chunk)
-            resume.save()
+            lines = [resume.with_id(number, line) for number, line in enumerate(chunk, resume.lines_done + 1)]
+            resume.count(chunk, session.client.import_jobs(lines))
+            resume.save(stream)
             progress.advance(task, sum(len(line) for line in chunk))
-    seconds = round(time.monotonic() - began, 3)
-    report = {"submitted": submitted, "existing": existing, "failed": len(failures), "seconds": seconds}
-    return report, failures
-
-
-def _size(file: str) -> int:
-    try:
-        return os.path.getsize(file)
-    except OSError as error:
-        raise CommandError(f"{file} cannot be read: {error}.") from error
 
 
 def _opened(file: str) -> BinaryIO:
@@ -166,6 +211,21 @@ def _opened(file: str) -> BinaryIO:
         return Path(file).open("rb")
     except OSError as error:
         raise CommandError(f"{file} cannot be read: {error}.") from error
+
+
+def _size(file: str, stream: BinaryIO) -> int | None:
+    """Return how many bytes a file has; None for what can be read only once, such as a pipe."""
+    if file == "-":
+        return None
+    found = os.fstat(stream.fileno())
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _ends(stream: BinaryIO, size: int) -> str:
+    """Return a hash of both ends of the first `size` bytes; does not move where the stream is read."""
+    length = min(size, ENDS_BYTES)
+    both = os.pread(stream.fileno(), length, 0) + os.pread(stream.fileno(), length, size - length)
+    return hashlib.sha256(both).hexdigest()
 
 
 def _chunks(stream: BinaryIO) -> Iterator[list[bytes]]:
@@ -182,9 +242,9 @@ def _chunks(stream: BinaryIO) -> Iterator[list[bytes]]:
 class _progress:  # noqa: N801 - reads as a function where it is used
     """A progress bar on standard error, with the size of the file as its end where it has one."""
 
-    def __init__(self, file: str, resume: _Resume) -> None:
-        self._total = None if file == "-" else _size(file)
-        self._done = resume.bytes_done
+    def __init__(self, size: int | None, done: int) -> None:
+        self._total = size
+        self._done = done
         console = Console(stderr=True, color_system=None) if os.environ.get("NO_COLOR") else Console(stderr=True)
         self._progress = Progress(
             TextColumn("importing"),

@@ -1,6 +1,7 @@
 """Verbs of jobs."""
 
 import json
+import math
 import re
 import time
 from typing import Any
@@ -123,9 +124,9 @@ def wait(session: Session, job_id: str, timeout: str | None) -> None:
 
 
 def _wait(session: Session, job_id: str, timeout: str | None) -> None:
-    deadline = time.monotonic() + seconds_of(timeout, "--timeout") if timeout else None
+    deadline = None if timeout is None else time.monotonic() + seconds_of(timeout, "--timeout")
     while True:
-        left = WAIT_STEP_SECONDS if deadline is None else int(deadline - time.monotonic())
+        left = WAIT_STEP_SECONDS if deadline is None else math.ceil(deadline - time.monotonic())
         found = session.client.get_job(job_id, max(0, min(left, WAIT_STEP_SECONDS)))
         if found["status"] in TERMINAL:
             break
@@ -167,7 +168,7 @@ def _change(session: Session, verb: str, ids: tuple[str, ...], body: dict[str, A
     if bool(ids) == options["by_filter"]:
         raise UsageMistake(f"Name jobs by ID, or all that match with --filter: quorractl {verb} ID...")
     if ids:
-        output.show_rows([session.client.change_job(job_id, verb, body) for job_id in ids], COLUMNS, session.form)
+        _change_each(session, verb, ids, body)
         return
     request = {"filter": filter_of(options), **body}
     counted = session.client.change_matching(verb, {**request, "dry_run": True})
@@ -176,6 +177,21 @@ def _change(session: Session, verb: str, ids: tuple[str, ...], body: dict[str, A
         return
     confirm(f"{verb.capitalize()} {counted['matched']} jobs?", yes=options["yes"])
     output.show_one(session.client.change_matching(verb, request), session.form, name="changed")
+
+
+def _change_each(session: Session, verb: str, ids: tuple[str, ...], body: dict[str, Any]) -> None:
+    """Change jobs one after another up to one that fails; those before it are changed, and shown."""
+    changed: list[output.Row] = []
+    try:
+        for job_id in ids:
+            changed.append(session.client.change_job(job_id, verb, body))  # noqa: PERF401 - an error leaves those before
+    finally:
+        if changed:
+            output.show_rows(changed, COLUMNS, session.form)
+        if 0 < len(changed) < len(ids):
+            output.say(
+                f"{len(changed)} of {len(ids)} jobs were changed; see to {ids[len(changed)]}, and repeat from it."
+            )
 
 
 def seconds_of(text: str, what: str) -> int:

@@ -5,9 +5,9 @@ import os
 import click
 
 from quorractl import contexts, output
-from quorractl.client import Client
+from quorractl.client import Client, address_of
 from quorractl.commands.common import Session, output_option
-from quorractl.errors import CommandError, Unreachable, UsageMistake
+from quorractl.errors import CommandError, Unreachable
 
 GRPC_SECONDS = 5.0
 GRPC_HELP = "Ask gRPC health too: HOST:PORT, or https://HOST:PORT through TLS (default: QUORRA_GRPC_ADDR)."
@@ -103,8 +103,7 @@ def list_contexts(session: Session) -> None:
 )
 def add(name: str, url: str, api_key: str | None) -> None:
     """Add or replace a context, and use it if it is the first one."""
-    if not url.startswith(("http://", "https://")):
-        raise UsageMistake(f"--server {url!r} is not an address; write it like https://quorra.example.com.")
+    address_of(url)
     known = contexts.load()
     known.named[name] = contexts.Context(url, api_key or "")
     known.current = known.current or name
