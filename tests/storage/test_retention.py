@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
@@ -13,22 +13,63 @@ import pytest
 from quorra_server.domain.errors import StorageUnavailable
 from quorra_server.domain.states import JobStatus
 from quorra_server.services.loops.prune_history import REQUEST_KEYS_KEPT, PruneHistory
-from quorra_server.storage import database, keys, leases, retention
-from quorra_server.storage.database import Executor
+from quorra_server.storage import database, jobs, keys, leases, retention
+from quorra_server.storage.database import Executor, Pool
 from quorra_server.storage.keys import Key
+from quorra_server.storage.migrate import migrate
 
 from tests.support.queue_spec import QueueSpec
 from tests.support.waiting import eventually
 
 WEEK = timedelta(days=7)
 MONTH = timedelta(days=30)
+# Nobody is dead for less than that.
+NO_TIME = timedelta(seconds=-1)
 DAY_MS = 86_400_000
+OLD_DAYS = 9
 OLD_KEY = Key("request:somebody", "k")
 
 
 def id_in_days(days: int) -> UUID:
     """Return a UUIDv7 of a clock that is so many days ahead."""
-    return UUID(int=(time.time_ns() // 1_000_000 + days * DAY_MS) << 80 | 0x7 << 76 | 0x2 << 62)
+    random = uuid4().int % 2**62
+    return UUID(int=(time.time_ns() // 1_000_000 + days * DAY_MS) << 80 | 0x7 << 76 | 0x2 << 62 | random)
+
+
+def id_of_the_old_day() -> UUID:
+    return id_in_days(-OLD_DAYS)
+
+
+@pytest.fixture
+async def old_day(queue: QueueSpec) -> None:
+    """Let a day past its time have partitions."""
+    await queue.pool.fetch("SELECT quorra.make_partitions((now() AT TIME ZONE 'UTC')::date - $1::integer, 1)", OLD_DAYS)
+
+
+async def move_to_the_old_day(queue: QueueSpec) -> None:
+    """Let what was leased today have been leased on the old day."""
+    for table in ("outcomes", "leases"):
+        await queue.pool.fetch(
+            f"UPDATE quorra.{table} SET batch = batch - ($1::bigint << 20) "
+            "WHERE batch > quorra.batch_at(now() - interval '1 day') RETURNING 1",
+            OLD_DAYS * DAY_MS,
+        )
+
+
+async def note(queue: QueueSpec, *job_ids: UUID) -> None:
+    """Let handlers have said something in jobs."""
+    for insert in (
+        "INSERT INTO quorra.notes (job_id, updated_at) SELECT unnest($1::uuid[]), now() RETURNING 1",
+        "INSERT INTO quorra.log_lines (job_id, batch, position, logged_at, level, message) "
+        "SELECT unnest($1::uuid[]), 1, 1, now(), 'info', 'said' RETURNING 1",
+    ):
+        await queue.pool.fetch(insert, job_ids)
+
+
+async def noted(queue: QueueSpec) -> list[UUID]:
+    """Return the jobs of notes and then those of log lines."""
+    left = await queue.pool.fetch("SELECT job_id FROM quorra.notes UNION ALL SELECT job_id FROM quorra.log_lines")
+    return [row["job_id"] for row in left]
 
 
 @pytest.fixture
@@ -50,6 +91,32 @@ async def another_server(url: str) -> AsyncIterator[asyncpg.Connection]:
     yield connection
     await connection.execute("ROLLBACK")
     await connection.close()
+
+
+@asynccontextmanager
+async def dropping_halfway(
+    queue: QueueSpec, url: str, *, dead_for: timedelta = MONTH
+) -> AsyncIterator[asyncio.Task[list[date]]]:
+    """Drop the old day, and stop while it is looked through: somebody holds a note of one of its jobs."""
+    done = await queue.submit_one(id=id_of_the_old_day(), queue="done")
+    await queue.succeed(await queue.lease_one(queue="done"))
+    await leases.close_batches(queue.pool, None)
+    await move_to_the_old_day(queue)
+    await note(queue, done)
+    await queue.pool.fetch("ALTER FUNCTION quorra.drop_partition SET lock_timeout = '20s'")
+    async with another_server(url) as holder:
+        await holder.execute("SELECT FROM quorra.notes FOR UPDATE")
+        dropping = asyncio.create_task(retention.drop_partitions(queue.pool, WEEK, dead_for))
+        await somebody_waits_for(holder)
+        yield dropping
+        assert not dropping.done()
+        await holder.execute("COMMIT")
+        await dropping
+
+
+async def somebody_waits_for(holder: Executor) -> None:
+    blocked = "SELECT pid FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+    await eventually(lambda: holder.fetch(blocked), "somebody waits")
 
 
 class Read(NamedTuple):
@@ -197,12 +264,10 @@ async def test_partitions_are_neither_made_nor_dropped_while_somebody_holds_a_ta
 @pytest.mark.usefixtures("no_repeats")
 async def test_dropping_locks_in_the_order_of_a_settle(queue: QueueSpec, database_url: str) -> None:
     await queue.pool.fetch("ALTER FUNCTION quorra.drop_partition SET lock_timeout = '20s'")
-    async with another_server(database_url) as settling, another_server(database_url) as watcher:
+    async with another_server(database_url) as settling:
         await settling.execute("SELECT FROM quorra.outcomes")
         dropping = asyncio.create_task(retention.drop_partitions(queue.pool, timedelta(days=-1), MONTH))
-        await eventually(
-            lambda: watcher.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"), "dropping waits"
-        )
+        await somebody_waits_for(settling)
 
         await settling.execute("SELECT FROM quorra.jobs")
         await settling.execute("COMMIT")
@@ -247,17 +312,149 @@ async def test_what_handlers_said_goes_and_stays_with_the_jobs(queue: QueueSpec)
     await queue.succeed(await queue.lease_one())
     await leases.close_batches(queue.pool, None)
     waiting = await queue.submit_one()
-    for insert in (
-        "INSERT INTO quorra.notes (job_id, updated_at) SELECT unnest($1::uuid[]), now() RETURNING 1",
-        "INSERT INTO quorra.log_lines (job_id, batch, position, logged_at, level, message) "
-        "SELECT unnest($1::uuid[]), 1, 1, now(), 'info', 'said' RETURNING 1",
-    ):
-        await queue.pool.fetch(insert, [done, waiting])
+    await note(queue, done, waiting)
 
     await retention.drop_partitions(queue.pool, timedelta(days=-1), MONTH)
 
-    left = await queue.pool.fetch("SELECT job_id FROM quorra.notes UNION ALL SELECT job_id FROM quorra.log_lines")
-    assert [waiting, waiting] == [row["job_id"] for row in left]
+    assert [waiting, waiting] == await noted(queue)
+
+
+@pytest.mark.usefixtures("old_day")
+async def test_a_dead_job_goes_with_its_day_when_its_time_is_over(queue: QueueSpec) -> None:
+    await note(queue, await queue.fail_until_dead(id=id_of_the_old_day()))
+    await leases.close_batches(queue.pool, None)
+    await move_to_the_old_day(queue)
+
+    days = await retention.drop_partitions(queue.pool, WEEK, NO_TIME)
+
+    assert (1, {}, {}, []) == (len(days), await queue.places(), await queue.counts(), await noted(queue))
+
+
+@pytest.mark.usefixtures("old_day")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda queue, job_id: jobs.reschedule_jobs(queue.pool, [job_id], priority=1),
+        lambda queue, job_id: jobs.replace_payload(queue.pool, [job_id], "{}"),
+        lambda queue, _: jobs.purge_waiting(queue.pool, "default", limit=1),
+        lambda queue, _: retention.prune_default(queue.pool, WEEK, MONTH, limit=1),
+    ],
+    ids=["reschedule", "replace", "purge", "prune"],
+)
+async def test_a_day_is_dropped_although_others_change_jobs_meanwhile(
+    queue: QueueSpec, database_url: str, change: Callable[[QueueSpec, UUID], Awaitable[object]]
+) -> None:
+    """They held the tables and waited for the day; then dropping waited for the tables, and gave up each round."""
+    job_id = await queue.submit_one()
+
+    async with dropping_halfway(queue, database_url) as dropping:
+        await change(queue, job_id)
+
+    assert 1 == len(dropping.result())
+    assert {} == await queue.counts("done")
+
+
+@pytest.mark.usefixtures("old_day")
+@pytest.mark.parametrize("place", ["ready", "held", "ended"])
+async def test_a_dead_job_that_is_replayed_while_its_day_is_dropped_stays(
+    queue: QueueSpec, database_url: str, place: str
+) -> None:
+    dead = await queue.fail_until_dead(id=id_of_the_old_day())
+    await note(queue, dead)
+
+    async with dropping_halfway(queue, database_url, dead_for=NO_TIME) as dropping:
+        await jobs.replay_dead(queue.pool, [dead])
+        if place != "ready":
+            again = await queue.lease_one()
+        if place == "ended":
+            await queue.succeed(again)
+            await leases.close_batches(queue.pool, None)
+
+    status = {"ready": JobStatus.PENDING, "held": JobStatus.LEASED, "ended": JobStatus.SUCCEEDED}[place]
+    assert 1 == len(dropping.result())
+    assert {dead: [place]} == await queue.places()
+    assert {status: 1} == await queue.counts()
+    assert [dead, dead] == await noted(queue)
+    assert "failed" in await queue.history_of(dead)
+
+
+@pytest.mark.usefixtures("old_day")
+async def test_a_dead_job_whose_replay_dropping_waits_for_stays(queue: QueueSpec) -> None:
+    """What stays is named once nobody can change it any more."""
+    dead = await queue.fail_until_dead(id=id_of_the_old_day())
+    await leases.close_batches(queue.pool, None)
+    await move_to_the_old_day(queue)
+    await queue.pool.fetch("ALTER FUNCTION quorra.drop_partition SET lock_timeout = '20s'")
+    async with queue.pool.transaction() as replaying:
+        await jobs.replay_dead(replaying, [dead])
+        dropping = asyncio.create_task(retention.drop_partitions(queue.pool, WEEK, NO_TIME))
+        await somebody_waits_for(replaying)
+
+    assert 1 == len(await dropping)
+    assert {dead: ["ready"]} == await queue.places()
+    assert {JobStatus.PENDING: 1} == await queue.counts()
+
+
+@pytest.mark.usefixtures("old_day")
+async def test_a_job_with_an_id_of_the_day_that_comes_while_it_is_dropped_stays(
+    queue: QueueSpec, database_url: str
+) -> None:
+    async with dropping_halfway(queue, database_url) as dropping:
+        job_id = await queue.submit_one(id=id_of_the_old_day())
+        await note(queue, job_id)
+
+    assert 1 == len(dropping.result())
+    assert {job_id: ["ready"]} == await queue.places()
+    assert [job_id, job_id] == await noted(queue)
+
+
+@pytest.mark.usefixtures("old_day")
+@pytest.mark.parametrize("is_closed", [True, False])
+async def test_what_ends_in_a_batch_of_the_day_while_it_is_dropped_is_told_apart(
+    queue: QueueSpec, database_url: str, is_closed: bool
+) -> None:
+    """One whose id is of the day goes with it as soon as its batch is closed; one of another day stays for its own."""
+    of_the_day, of_another = await queue.submit_one(id=id_of_the_old_day()), await queue.submit_one()
+    batch = await queue.lease(2)
+    assert batch is not None
+    await note(queue, of_the_day, of_another)
+
+    async with dropping_halfway(queue, database_url) as dropping:
+        for lease in batch.lease_ids():
+            await queue.succeed(lease._replace(batch=batch.batch - (OLD_DAYS * DAY_MS << 20)))
+        if is_closed:
+            await leases.close_batches(queue.pool, None)
+
+    left = {of_another} if is_closed else {of_the_day, of_another}
+    assert 1 == len(dropping.result())
+    assert {job_id: ["ended"] for job_id in left} == await queue.places()
+    assert {JobStatus.SUCCEEDED: len(left)} == await queue.counts()
+    assert left == set(await noted(queue))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda pool: retention.make_partitions(pool, 10),
+        lambda pool: retention.drop_partitions(pool, timedelta(days=-1), MONTH),
+    ],
+    ids=["make", "drop"],
+)
+async def test_nobody_waits_while_a_vacuum_is_waited_for(
+    queue: QueueSpec, database_url: str, change: Callable[[Pool], Awaitable[object]]
+) -> None:
+    """PostgreSQL ends an autovacuum only for whoever has waited for a second: before, each round gave up."""
+    async with another_server(database_url) as vacuum:
+        await vacuum.execute("LOCK TABLE quorra.jobs_default IN SHARE UPDATE EXCLUSIVE MODE")
+        changing = asyncio.ensure_future(change(queue.pool))
+        await somebody_waits_for(vacuum)
+        submitted = await queue.submit_one(id=uuid4())
+        was_done = changing.done()
+        await vacuum.execute("COMMIT")
+
+    assert await changing
+    assert not was_done
+    assert {submitted: ["ready"]} == await queue.places()
 
 
 async def test_pruning_does_not_read_what_ended_lately(queue: QueueSpec) -> None:
@@ -301,3 +498,20 @@ async def test_request_keys_are_forgotten_oldest_first_and_others_stay(queue: Qu
 
     assert 1 == forgotten
     assert {newer, live} == (await keys.find_keys(queue.pool, [OLD_KEY, newer, live])).keys()
+
+
+async def test_a_migration_takes_an_index_of_the_keys_that_was_made_before(queue: QueueSpec, database_url: str) -> None:
+    """Made in the migration, it holds up every settle for as long as that takes."""
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("DROP INDEX quorra.keys_requested")
+    await connection.execute("DELETE FROM quorra.migrations WHERE number >= 11")
+    await connection.execute(
+        "CREATE INDEX CONCURRENTLY keys_requested ON quorra.keys (created_at) WHERE scope <> 'live'"
+    )
+    made = await connection.fetchval("SELECT 'quorra.keys_requested'::regclass::oid")
+
+    applied = await migrate(database_url)
+
+    assert "0011_partitions_hold_nobody_up" == applied[0]
+    assert made == await connection.fetchval("SELECT 'quorra.keys_requested'::regclass::oid")
+    await connection.close()

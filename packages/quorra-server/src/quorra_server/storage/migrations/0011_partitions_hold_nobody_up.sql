@@ -1,8 +1,10 @@
 -- Partitions are made and dropped whatever lies in the default ones, one server at a time, and without keeping others
--- waiting: whoever does not get a lock at once gives up, and the next round tries again. Old keys are found by their age.
+-- waiting: whoever does not get a lock that others wait behind at once gives up, and the next round tries again. Old keys are
+-- found by their age.
 -- serves: 5
 
-CREATE INDEX keys_requested ON quorra.keys (created_at) WHERE scope <> 'live';
+-- Nobody settles while it is made: where there are many keys, it was made before (docs/operations.md, Upgrades).
+CREATE INDEX IF NOT EXISTS keys_requested ON quorra.keys (created_at) WHERE scope <> 'live';
 
 -- The columns of a table, to move whole rows of it by name.
 CREATE OR REPLACE FUNCTION quorra.columns_of(relation regclass) RETURNS text
@@ -21,6 +23,21 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     -- Any constant, but the one of migrations.
     SELECT pg_try_advisory_xact_lock(7310862515)
+$$;
+
+-- Keep vacuum away from tables, and end an autovacuum of one: PostgreSQL does that for whoever has waited for
+-- `deadlock_timeout` (1 s). Statements go on meanwhile; behind a lock that they wait for too, they would stand still so long.
+CREATE OR REPLACE FUNCTION quorra.hold_off_vacuum(VARIADIC tables text[]) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '5s'
+AS $$
+BEGIN
+    EXECUTE format(
+        'LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE',
+        (SELECT string_agg(format('quorra.%I', name), ', ') FROM unnest(tables) AS name)
+    );
+END
 $$;
 
 -- Make one partition. Rows of its range that lie in the default partition move into it: it could not be attached else.
@@ -94,6 +111,7 @@ BEGIN
                 ) AS misplaced
             )
         );
+        PERFORM quorra.hold_off_vacuum('outcomes_default', 'jobs_default');
         -- In the order of a settle; what a transaction inserted meanwhile is seen once the locks are granted.
         LOCK TABLE quorra.outcomes_default, quorra.jobs_default IN ACCESS EXCLUSIVE MODE;
         PERFORM quorra.make_partition('outcomes', suffix, 'batch', batches[1]::text, batches[2]::text);
@@ -104,76 +122,117 @@ BEGIN
 END
 $$;
 
--- Name the jobs that stay when a day is dropped: those of the day that live, are dead for less than `dead_for` or ended on
--- another day, and those of other days or with ids of their callers' that have an outcome of the day.
+-- Name the jobs that stay when a day is dropped: those of the day that live, are dead for less than `dead_for` (null: however
+-- long) or ended on another day, and those of other days or with ids of their callers' that have an outcome of the day. Each is
+-- found by an index, so that it takes no longer than moving them.
+-- Stable: called in a statement, it sees what the statement sees.
 CREATE OR REPLACE FUNCTION quorra.jobs_staying(day date, dead_for interval) RETURNS uuid[]
-LANGUAGE plpgsql VOLATILE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
 AS $$
 DECLARE
-    suffix text := to_char(day, 'YYYYMMDD');
     opens timestamptz := day::timestamp AT TIME ZONE 'UTC';
     closes timestamptz := (day + 1)::timestamp AT TIME ZONE 'UTC';
     staying uuid[];
 BEGIN
     EXECUTE format(
         $name$
-        SELECT coalesce(array_agg(id), '{}')
+        SELECT array_agg(job_id)
         FROM (
-            SELECT id
+            SELECT job_id
+            FROM quorra.ready
+            WHERE job_id >= %2$L AND job_id < %3$L
+            UNION
+            SELECT member.job_id
+            FROM quorra.leases
+            CROSS JOIN unnest(leases.job_ids) AS member (job_id)
+            WHERE member.job_id >= %2$L AND member.job_id < %3$L
+            UNION
+            SELECT job_id
             FROM quorra.%1$I
-            WHERE id IN (
-                SELECT job_id
-                FROM quorra.ready
-                WHERE job_id >= %3$L AND job_id < %4$L
-                UNION
-                SELECT member.job_id
-                FROM quorra.leases
-                CROSS JOIN unnest(leases.job_ids) AS member (job_id)
-                WHERE member.job_id >= %3$L AND member.job_id < %4$L
-                UNION
-                SELECT job_id
-                FROM quorra.%2$I
-                WHERE status = 'dead' AND replayed_at IS NULL AND ended_at >= statement_timestamp() - %7$L::interval
-                UNION
-                SELECT job_id
-                FROM quorra.outcomes
-                WHERE job_id >= %3$L AND job_id < %4$L AND (batch < %5$L OR batch >= %6$L)
-            )
-            UNION ALL
-            SELECT DISTINCT ended.job_id
-            FROM quorra.%2$I AS ended
-            WHERE (ended.job_id < %3$L OR ended.job_id >= %4$L)
-              AND EXISTS (SELECT FROM quorra.jobs WHERE jobs.id = ended.job_id)
-        ) AS stays
+            WHERE status = 'dead' AND replayed_at IS NULL
+              AND ended_at >= coalesce(statement_timestamp() - %6$L::interval, '-infinity')
+            UNION
+            SELECT job_id
+            FROM quorra.outcomes
+            WHERE job_id >= %2$L AND job_id < %3$L AND (batch < %4$L OR batch >= %5$L)
+            UNION
+            SELECT job_id
+            FROM quorra.%1$I
+            WHERE job_id < %2$L
+            UNION
+            SELECT job_id
+            FROM quorra.%1$I
+            WHERE job_id >= %3$L
+        ) AS named
+        WHERE EXISTS (SELECT FROM quorra.jobs WHERE jobs.id = named.job_id)
         $name$,
-        'jobs_' || suffix, 'outcomes_' || suffix, quorra.first_id_at(opens), quorra.first_id_at(closes),
+        'outcomes_' || to_char(day, 'YYYYMMDD'), quorra.first_id_at(opens), quorra.first_id_at(closes),
         quorra.batch_at(opens), quorra.batch_at(closes), dead_for
     ) INTO staying;
-    RETURN staying;
+    RETURN coalesce(staying, '{}');
 END
 $$;
 
--- Forget what handlers said in the jobs of a day, but for those that stay.
-CREATE OR REPLACE FUNCTION quorra.forget_notes(day date, staying uuid[]) RETURNS void
-LANGUAGE sql VOLATILE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    DELETE FROM quorra.notes
-    WHERE job_id >= quorra.first_id_at(day::timestamp AT TIME ZONE 'UTC')
-      AND job_id < quorra.first_id_at((day + 1)::timestamp AT TIME ZONE 'UTC')
-      AND NOT EXISTS (SELECT FROM unnest(staying) AS stays (id) WHERE stays.id = notes.job_id);
-    DELETE FROM quorra.log_lines
-    WHERE job_id >= quorra.first_id_at(day::timestamp AT TIME ZONE 'UTC')
-      AND job_id < quorra.first_id_at((day + 1)::timestamp AT TIME ZONE 'UTC')
-      AND NOT EXISTS (SELECT FROM unnest(staying) AS stays (id) WHERE stays.id = log_lines.job_id);
-$$;
-
--- Take the jobs that ended on a day out of the counts, but for those that stay.
-CREATE OR REPLACE FUNCTION quorra.uncount_ended(outcomes_day text, staying uuid[]) RETURNS void
+-- Take the jobs of a day that are over for good out of the counts, and forget what handlers said in them. Return the others:
+-- those that stay as things are, and dead ones, which can be replayed until the day is locked. In one statement: what changes
+-- while it runs is none of its.
+CREATE OR REPLACE FUNCTION quorra.forget_ended(day date) RETURNS uuid[]
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    spared uuid[];
+BEGIN
+    EXECUTE format(
+        $forget$
+        WITH spared AS MATERIALIZED (
+            SELECT job_id
+            FROM unnest(quorra.jobs_staying(%2$L, NULL)) AS stays (job_id)
+        ),
+        counted AS (
+            INSERT INTO quorra.count_deltas (waiting, held, succeeded, dead, cancelled, queue)
+            SELECT
+                0, 0,
+                -count(*) FILTER (WHERE status = 'succeeded'),
+                -count(*) FILTER (WHERE status = 'dead'),
+                -count(*) FILTER (WHERE status = 'cancelled'),
+                queue
+            FROM quorra.%1$I AS ended
+            WHERE status IS NOT NULL AND replayed_at IS NULL
+              AND NOT EXISTS (SELECT FROM spared WHERE spared.job_id = ended.job_id)
+            GROUP BY queue
+        ),
+        unnoted AS (
+            DELETE FROM quorra.notes
+            WHERE job_id >= %3$L AND job_id < %4$L
+              AND NOT EXISTS (SELECT FROM spared WHERE spared.job_id = notes.job_id)
+        ),
+        unlogged AS (
+            DELETE FROM quorra.log_lines
+            WHERE job_id >= %3$L AND job_id < %4$L
+              AND NOT EXISTS (SELECT FROM spared WHERE spared.job_id = log_lines.job_id)
+        )
+        SELECT array_agg(job_id)
+        FROM spared
+        $forget$,
+        'outcomes_' || to_char(day, 'YYYYMMDD'), day,
+        quorra.first_id_at(day::timestamp AT TIME ZONE 'UTC'), quorra.first_id_at((day + 1)::timestamp AT TIME ZONE 'UTC')
+    ) INTO spared;
+    RETURN spared;
+END
+$$;
+
+-- Do the same for those that were spared and do not stay: they are dead for long enough, or have ended since.
+CREATE OR REPLACE FUNCTION quorra.forget_spared(outcomes_day text, spared uuid[], staying uuid[]) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    going uuid[] := ARRAY(SELECT unnest(spared) EXCEPT SELECT unnest(staying));
 BEGIN
     EXECUTE format(
         $count$
@@ -184,13 +243,14 @@ BEGIN
             -count(*) FILTER (WHERE status = 'dead'),
             -count(*) FILTER (WHERE status = 'cancelled'),
             queue
-        FROM quorra.%I AS ended
-        WHERE status IS NOT NULL AND replayed_at IS NULL
-          AND NOT EXISTS (SELECT FROM unnest($1) AS stays (id) WHERE stays.id = ended.job_id)
+        FROM quorra.%I
+        WHERE status IS NOT NULL AND replayed_at IS NULL AND job_id = ANY ($1)
         GROUP BY queue
         $count$,
         outcomes_day
-    ) USING staying;
+    ) USING going;
+    DELETE FROM quorra.notes WHERE job_id = ANY (going);
+    DELETE FROM quorra.log_lines WHERE job_id = ANY (going);
 END
 $$;
 
@@ -218,9 +278,10 @@ END
 $$;
 
 -- Drop one day of `jobs` and `outcomes` whole, and return how many of its jobs were kept; null if another server is at it
--- or has done it. What must stay is moved to the default partitions. What takes time comes first, while only changes of
--- ended jobs wait, such as a replay: without one, no job that does not stay can live again. Everybody waits only while those
--- that stay are moved.
+-- or has done it. What must stay is moved to the default partitions. Most of the day is looked through first, while everybody
+-- goes on: a lock on it would have them wait with locks on the parents, which dropping needs itself. Everybody waits only
+-- while what stays is named anew and moved.
+-- The day is over: whatever comes to life meanwhile ends on another one, and stays by that.
 CREATE OR REPLACE FUNCTION quorra.drop_partition(day date, dead_for interval) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -236,18 +297,19 @@ AS $$
 DECLARE
     jobs_day text := 'jobs_' || to_char(day, 'YYYYMMDD');
     outcomes_day text := 'outcomes_' || to_char(day, 'YYYYMMDD');
+    spared uuid[];
     staying uuid[];
     kept bigint;
 BEGIN
     IF NOT quorra.may_change_partitions() OR to_regclass('quorra.' || outcomes_day) IS NULL THEN
         RETURN NULL;
     END IF;
-    EXECUTE format('LOCK TABLE quorra.%I, quorra.%I IN SHARE MODE', outcomes_day, jobs_day);
-    staying := quorra.jobs_staying(day, dead_for);
-    PERFORM quorra.uncount_ended(outcomes_day, staying);
-    PERFORM quorra.forget_notes(day, staying);
+    spared := quorra.forget_ended(day);
+    PERFORM quorra.hold_off_vacuum(outcomes_day, jobs_day, 'outcomes_default', 'jobs_default');
     -- In the order of a settle. Without the other partitions: one of them is always being vacuumed.
     LOCK TABLE ONLY quorra.outcomes, ONLY quorra.jobs IN ACCESS EXCLUSIVE MODE;
+    staying := quorra.jobs_staying(day, dead_for);
+    PERFORM quorra.forget_spared(outcomes_day, spared, staying);
     EXECUTE format('ALTER TABLE quorra.outcomes DETACH PARTITION quorra.%I', outcomes_day);
     EXECUTE format('ALTER TABLE quorra.jobs DETACH PARTITION quorra.%I', jobs_day);
     PERFORM quorra.move_staying('outcomes', outcomes_day, 'job_id', staying);
