@@ -4,7 +4,8 @@
     python3 bootstrap.py tests      all tests
 
 Makes a virtual environment in `.bootstrap/`, installs hatch into it, and calls `hatch run` with the same words.
-Everything stays inside this folder; calling it again is quick.
+Everything stays inside this folder; calling it again is quick. Scripts run in this folder, wherever they are called
+from: write paths as seen from here, or from the root directory.
 """
 
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 HOME = ROOT / ".bootstrap"
 PYTHON = HOME / "venv" / "bin" / "python"
+READY = HOME / "ready"
 HATCH = "hatch>=1.18,<2"
 UV = "uv>=0.5"
 
@@ -28,10 +30,13 @@ def main() -> int:
     if len(sys.argv) < 2:
         print(__doc__, file=sys.stderr)
         return 2
-    if not (HOME / "ready").exists() and not _install():
+    if not _is_ready() and not _install():
         return 1
     environment = {
+        **_uv_settings(),
         **os.environ,
+        # An empty file is a configuration: without one hatch writes its own into the user's home, or gives up there.
+        "HATCH_CONFIG": str(READY),
         "HATCH_DATA_DIR": str(HOME / "hatch"),
         "HATCH_CACHE_DIR": str(HOME / "cache"),
         "PATH": f"{PYTHON.parent}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -40,6 +45,23 @@ def main() -> int:
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     os.chdir(ROOT)
     os.execve(PYTHON, [str(PYTHON), "-m", "hatch", "run", *sys.argv[1:]], environment)
+
+
+def _is_ready() -> bool:
+    # The Python that all was made with may be gone by now, or have been replaced by another version.
+    return (
+        READY.exists()
+        and PYTHON.exists()
+        and not subprocess.run([PYTHON, "-c", "import hatch"], check=False, capture_output=True).returncode
+    )
+
+
+def _uv_settings() -> dict[str, str]:
+    """Leave uv its usual cache, which projects share, unless that cannot be written."""
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "uv")
+    existing = next(folder for folder in (usual, *usual.parents) if folder.exists())
+    can_be_written = existing.is_dir() and os.access(existing, os.W_OK)
+    return {} if can_be_written else {"UV_CACHE_DIR": str(HOME / "uv")}
 
 
 def _install() -> bool:
@@ -58,7 +80,7 @@ def _install() -> bool:
             "hatch could not be installed; check that the package index can be reached, and try again.", file=sys.stderr
         )
         return False
-    (HOME / "ready").touch()
+    READY.touch()
     return True
 
 

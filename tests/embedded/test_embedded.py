@@ -1,13 +1,17 @@
 """The embedded PostgreSQL: keeps its data, dies with its owner, survives being killed."""
 
 import asyncio
+import contextlib
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
+import psutil
 import pytest
 from quorra_server import embedded
 
@@ -20,6 +24,21 @@ from quorra_server import embedded
 with embedded.start(Path(sys.argv[1])) as postgres:
     print(postgres.dsn, flush=True)
     time.sleep(600)
+"""
+OWNER_WITHOUT_ROOM = """
+import resource, sys
+from pathlib import Path
+from quorra_server import embedded
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+try:
+    embedded.start(Path(sys.argv[1]))
+except embedded.EmbeddedUnavailable as error:
+    print(error)
+"""
+# As far as the real one is after its first moments; it goes on when somebody writes to the pipe.
+INITDB = """#!/bin/sh
+for word; do case "$word" in --pgdata=*) data="${word#--pgdata=}" ;; esac; done
+mkdir -p "$data" && echo 18 > "$data/PG_VERSION" && read -r _ < "$(dirname "$0")/pipe"
 """
 
 
@@ -137,4 +156,96 @@ def test_a_start_right_after_a_killed_owner_waits_for_what_it_left(tmp_path: Pat
         owner.stdout.close()
 
     with embedded.start(tmp_path / "pg") as postgres:
+        assert 1 == _run(postgres.dsn, "SELECT 1")
+
+
+@contextlib.contextmanager
+def _during_the_first_initdb(folder: Path) -> Iterator[list[psutil.Process]]:
+    """Start an owner and yield its processes, from itself to its `initdb`, when that has begun; all are killed."""
+    programs = folder / "programs"
+    programs.mkdir()
+    (programs / "postgres").symlink_to(embedded.find_binaries().folder / "postgres")
+    (programs / "initdb").write_text(INITDB)
+    (programs / "initdb").chmod(0o755)
+    os.mkfifo(programs / "pipe")
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(folder / "pg")], env={**os.environ, "QUORRA_POSTGRES_BIN": str(programs)}
+    )
+    processes = []
+    try:
+        eventually_sync(lambda: list((folder / "pg").glob("*/PG_VERSION")), "initdb has begun", timeout=15)
+        processes = [psutil.Process(owner.pid), *psutil.Process(owner.pid).children(recursive=True)]
+        yield processes
+    finally:
+        _kill(processes)
+        owner.kill()
+        owner.wait()
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=15)
+
+
+def test_a_first_start_that_was_cut_short_is_made_anew_by_the_next(tmp_path: Path) -> None:
+    with _during_the_first_initdb(tmp_path) as processes:
+        _kill(processes)
+
+    with embedded.start(tmp_path / "pg") as postgres:
+        assert 1 == _run(postgres.dsn, "SELECT 1")
+
+
+def test_an_initdb_that_outlives_its_owner_keeps_others_out(tmp_path: Path) -> None:
+    with _during_the_first_initdb(tmp_path) as (*owner_and_watcher, initdb):
+        _kill(owner_and_watcher)
+
+        with (tmp_path / "pg" / "data.lock").open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert initdb.is_running()
+
+
+def test_a_first_start_on_a_full_disk_says_so_and_the_next_one_works(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OWNER_WITHOUT_ROOM, str(tmp_path / "pg")], capture_output=True, text=True, check=True
+    )
+
+    assert "cannot be written" in done.stdout
+    assert "--data-dir" in done.stdout
+    with embedded.start(tmp_path / "pg") as postgres:
+        assert 1 == _run(postgres.dsn, "SELECT 1")
+
+
+def test_relative_paths_are_meant_from_where_the_server_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "programs").symlink_to(embedded.find_binaries().folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QUORRA_POSTGRES_BIN", "programs")
+    monkeypatch.setenv("QUORRA_STATE_DIR", "state")
+
+    with embedded.start(Path("pg")) as given:
+        assert 1 == _run(given.dsn, "SELECT 1")
+    with embedded.start() as default:
+        assert 1 == _run(default.dsn, "SELECT 1")
+
+    assert (tmp_path / "pg", tmp_path / "state" / "postgres") == (given.data_dir.parent, default.data_dir.parent)
+
+
+def test_a_directory_with_files_of_others_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    folder.chmod(0o755)
+    (folder / "one.png").touch()
+
+    with pytest.raises(embedded.EmbeddedUnavailable, match=r"files that are not Quorra's.+--data-dir"):
+        embedded.start(folder)
+
+    assert ["one.png"] == [file.name for file in folder.iterdir()]
+    assert 0o755 == folder.stat().st_mode & 0o777
+
+
+def test_an_empty_volume_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+
+    with embedded.start(tmp_path) as postgres:
         assert 1 == _run(postgres.dsn, "SELECT 1")

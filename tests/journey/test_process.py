@@ -7,8 +7,17 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 
-from tests.support.processes import API_KEY, BIN, RunningServer, clean_environment, start_server
+from tests.support.processes import (
+    API_KEY,
+    BIN,
+    RunningServer,
+    clean_environment,
+    start_process,
+    start_server,
+    wait_until_ready,
+)
 from tests.support.rest import Rest
 from tests.support.services import free_port
 from tests.support.waiting import eventually_sync
@@ -45,6 +54,43 @@ def test_check_and_migrate_say_what_is_wrong_and_what_is_fine(database_url: str)
     assert 1 == unreachable.returncode
     assert "DATABASE_URL" in unreachable.stderr
     assert API_KEY not in _run("--print-config", DATABASE_URL=database_url, **safe).stdout
+
+
+@pytest.mark.parametrize("command", ["check", "migrate"])
+@pytest.mark.parametrize("host", ["db:abc", "u:pa#ss@db", "u:pa[ss@db"])
+def test_a_database_url_that_cannot_be_read_ends_with_78_and_a_sentence(command: str, host: str) -> None:
+    done = _run(command, DATABASE_URL=f"postgres://{host}/x")
+
+    assert 78 == done.returncode
+    assert done.stderr.startswith("quorra-server: DATABASE_URL='********': use postgres://")
+    assert "Traceback" not in done.stderr
+    assert "ss@" not in done.stderr
+
+
+def test_dev_can_print_its_configuration_without_starting_anything(tmp_path: Path) -> None:
+    done = _run("dev", "--print-config", QUORRA_STATE_DIR=str(tmp_path / "state"))
+
+    assert 0 == done.returncode
+    assert "127.0.0.1:8080" in done.stdout
+    assert not (tmp_path / "state").exists()
+
+
+def test_dev_takes_database_key_and_addresses_from_its_file(database_url: str, tmp_path: Path) -> None:
+    http, grpc = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    file = tmp_path / "quorra.toml"
+    file.write_text(
+        f'DATABASE_URL = "{database_url}"\nQUORRA_API_KEY = "{API_KEY}"\n'
+        f'QUORRA_HTTP_ADDR = "{http}"\nQUORRA_GRPC_ADDR = "{grpc}"\n'
+    )
+    moved = {"QUORRA_STATE_DIR": str(tmp_path / "state")}
+
+    with start_process([str(BIN / "quorra-server"), "dev", "--config", str(file)], moved) as dev:
+        server = RunningServer(dev.process, dev.log_path, http_url=f"http://{http}", grpc_address=grpc)
+        wait_until_ready(server)
+
+        assert "pending" == Rest(server).job(Rest(server).submit("t"))["status"]
+        assert 0 == server.terminate()
+    assert not (tmp_path / "state").exists()
 
 
 def test_several_nodes_share_the_ports_and_a_killed_one_is_replaced(database_url: str) -> None:
@@ -112,6 +158,24 @@ def test_a_node_whose_supervisor_is_killed_before_it_serves_ends_too(database_ur
         assert [] == left
 
 
+def test_several_processes_have_names_of_their_own_although_a_file_names_the_server(
+    database_url: str, tmp_path: Path
+) -> None:
+    """A process takes a wake-up that carries its own name for one of its own, and ignores it."""
+    file = tmp_path / "quorra.toml"
+    file.write_text('QUORRA_NODE_NAME = "web"\n')
+
+    with start_server(database_url, {"QUORRA_CONFIG": str(file)}, arguments=("--workers", "2")) as server:
+        names: set[str] = set()
+
+        def both_have_answered() -> bool:
+            names.add(_scrape(server)["quorra_build_info"])
+            return len(names) == 2
+
+        eventually_sync(both_have_answered, "two names were seen")
+        assert all('node="web-' in name for name in names)
+
+
 def _port(address: str) -> int:
     return int(address.rpartition(":")[2])
 
@@ -134,6 +198,7 @@ def test_a_scrape_of_any_process_answers_for_all_of_them(database_url: str) -> N
         assert nodes == {scrape["quorra_build_info"] for scrape in scrapes}
         assert {str(Rest(server).count("default", "pending"))} == {f"{float(submitted):g}"}
         assert {submitted} == {scrape[PENDING] for scrape in scrapes}, "counted in the database, once"
+        assert [] == [name for scrape in scrapes for name in scrape if "pid=" in name], "and said once"
 
         killed = children.read_text().split()[0]
         subprocess.run(["kill", "-9", killed], check=True)
@@ -196,6 +261,30 @@ def test_a_second_server_on_a_taken_port_says_so(database_url: str) -> None:
 
     assert 1 == done.returncode
     assert "Is another server running" in done.stderr
+
+
+@pytest.mark.parametrize("shared", ["QUORRA_HTTP_ADDR", "QUORRA_GRPC_ADDR"])
+def test_a_second_server_on_a_port_of_the_first_says_so(database_url: str, shared: str) -> None:
+    with start_server(database_url) as server:
+        taken = {
+            "QUORRA_HTTP_ADDR": server.http_url.removeprefix("http://"),
+            "QUORRA_GRPC_ADDR": server.grpc_address,
+        }
+        addresses = {name: f"127.0.0.1:{free_port()}" for name in taken} | {shared: taken[shared]}
+        done = _run(DATABASE_URL=database_url, QUORRA_API_KEY=API_KEY, **addresses)
+
+    assert 1 == done.returncode
+    assert f"{taken[shared]} cannot be bound" in done.stderr
+    assert "Is another server running on that port?" in done.stderr
+
+
+def test_nobody_can_slip_onto_the_ports_of_a_running_server(database_url: str) -> None:
+    with start_server(database_url) as server:
+        for address in (server.http_url, server.grpc_address):
+            with socket.socket() as other:
+                other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                with pytest.raises(OSError, match="in use"):
+                    other.bind(("127.0.0.1", _port(address)))
 
 
 def test_of_several_database_hosts_the_one_that_takes_writes_is_used(database_url: str) -> None:

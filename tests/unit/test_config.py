@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from quorra_server.config import ConfigurationError, development, load, refusals
+from quorra_server.config import ConfigurationError, environment_of, load, refusals
 from quorra_server.domain.limits import RANGES, setting_of
 
 LONG_KEY = "k" * 32
@@ -99,6 +99,54 @@ def test_print_config_masks_secrets_and_says_where_a_value_came_from(tmp_path: P
 
 
 @pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgres://u:p%23ss@a:1,b:2/q?target_session_attrs=read-write", "postgres://a:1,b:2/********"),
+        ("postgres://db/q?user=u&password=pass", "postgres://db/********"),
+        ("postgresql://u:pass@[::1]:5432/q", "postgresql://[::1]:5432/********"),
+        ("postgresql://u:pass@/q?host=/run/postgresql&port=5432", "postgresql:///********"),
+    ],
+)
+def test_of_a_url_only_the_scheme_and_the_hosts_are_shown(url: str, shown: str) -> None:
+    _, settings = load({"DATABASE_URL": url})
+
+    assert [shown] == [setting.shown for setting in settings if setting.name == "DATABASE_URL"]
+
+
+@pytest.mark.parametrize("setting", ["DATABASE_URL", "REDIS_URL"])
+@pytest.mark.parametrize("mark", ["#", "/", "?", "[", "]", "@", "\N{ACCOUNT OF}"])
+@pytest.mark.parametrize("half", ["xyz", "12"])
+def test_a_password_that_a_url_cannot_hold_is_refused_with_the_remedy_and_not_shown(
+    setting: str, mark: str, half: str
+) -> None:
+    scheme = {"DATABASE_URL": "postgres", "REDIS_URL": "redis"}[setting]
+
+    with pytest.raises(ConfigurationError) as caught:
+        load({setting: f"{scheme}://u:{half}{mark}zyx@host/0"})
+
+    (mistake,) = caught.value.mistakes
+    assert mistake.startswith(f"{setting}='********': use {scheme}://")
+    assert "# @ [ ] in a user, a password or a parameter are written %2F %3F %23" in mistake
+    assert not any(part in mistake for part in ("xyz", "zyx", ":12"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "url"),
+    [
+        ("DATABASE_URL", "postgres://host:abc/q"),
+        ("DATABASE_URL", "postgres://host:65536/q"),
+        ("DATABASE_URL", "postgres://a:5432,b:abc/q"),
+        ("DATABASE_URL", "postgres:///q?host=a&port=abc"),
+        ("DATABASE_URL", "postgres://[::1/q"),
+        ("REDIS_URL", "redis://host:abc/0"),
+    ],
+)
+def test_a_port_in_a_url_is_a_number(setting: str, url: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"^{setting}='\*+': use .+ up to 65535"):
+        load({setting: url})
+
+
+@pytest.mark.parametrize(
     ("changes", "word"),
     [
         ({"QUORRA_API_KEY": ""}, "not set"),
@@ -125,8 +173,44 @@ def test_a_safe_start_and_a_development_start_are_not_refused() -> None:
 
 
 def test_development_binds_loopback_and_makes_a_random_key() -> None:
-    first, second = development({"QUORRA_HTTP_ADDR": ":9000"}), development({})
+    first, second = (load({"QUORRA_HTTP_ADDR": ":9000"}, is_development=True)[0] for _ in range(2))
 
-    assert "127.0.0.1:9000" == first["QUORRA_HTTP_ADDR"]
-    assert first["QUORRA_API_KEY"] != second["QUORRA_API_KEY"]
-    assert "mine" == development({"QUORRA_API_KEY": "mine"})["QUORRA_API_KEY"]
+    assert ("127.0.0.1:9000", "127.0.0.1:50051") == (str(first.listen.http), str(first.listen.grpc))
+    assert first.is_development
+    assert first.security.api_key != second.security.api_key
+    assert "mine" == load({"QUORRA_API_KEY": "mine"}, is_development=True)[0].security.api_key
+
+
+def test_what_is_empty_is_not_set_so_development_stays_on_loopback_and_has_a_key(tmp_path: Path) -> None:
+    file = tmp_path / "quorra.toml"
+    file.write_text('QUORRA_GRPC_ADDR = ""\nQUORRA_API_KEY = ""\n')
+
+    config, _ = load({"QUORRA_CONFIG": str(file), "QUORRA_HTTP_ADDR": "", "QUORRA_API_KEY": ""}, is_development=True)
+
+    assert config.listen.http.is_loopback
+    assert config.listen.grpc.is_loopback
+    assert config.security.api_key
+
+
+def test_the_file_comes_before_the_defaults_of_development(tmp_path: Path) -> None:
+    file = tmp_path / "quorra.toml"
+    file.write_text(
+        'DATABASE_URL = "postgres://db/q"\nQUORRA_API_KEY = "mine"\n'
+        'QUORRA_HTTP_ADDR = ":9000"\nQUORRA_GRPC_ADDR = "10.0.0.1:9001"\n'
+    )
+
+    config, settings = load({"QUORRA_CONFIG": str(file)}, is_development=True)
+
+    assert ("postgres://db/q", "mine") == (config.database.dsn, config.security.api_key)
+    assert ("127.0.0.1:9000", "10.0.0.1:9001") == (str(config.listen.http), str(config.listen.grpc))
+    assert {"DATABASE_URL", "QUORRA_API_KEY", "QUORRA_HTTP_ADDR", "QUORRA_GRPC_ADDR"} == {
+        setting.name for setting in settings if setting.source == "file"
+    }
+
+
+def test_another_process_comes_to_what_development_settled() -> None:
+    settled, _ = load({"QUORRA_HTTP_ADDR": ":9000", "DATABASE_URL": "postgres://u:p%23@db/q"}, is_development=True)
+
+    child, _ = load({**environment_of(settled), "QUORRA_NODE_NAME": settled.node})
+
+    assert settled == child

@@ -59,8 +59,13 @@ YOUNG_OBJECTS_MAX = 20_000
 DRAIN_MESSAGES_SECONDS = 1.0
 
 
-async def serve(config: Config, stop: asyncio.Event) -> None:
+async def serve(config: Config, stop: asyncio.Event, *, shares_ports: bool) -> None:
     """Run one server until `stop` is set, then drain it.
+
+    Args:
+        config: Everything that can be set.
+        stop: Set by whoever wants it to end.
+        shares_ports: Whether other processes of one supervisor, which has claimed the ports, listen on them too.
 
     Raises:
         OSError: A port is taken.
@@ -86,9 +91,10 @@ async def serve(config: Config, stop: asyncio.Event) -> None:
             node=config.node,
             version=VERSION,
             connection_age_seconds=config.timing.connection_age_seconds,
+            shares_port=shares_ports,
         )
         rest_server = RestServer(services, database, metrics, config, authenticate, version=VERSION)
-        with _listening(config.listen.http) as http_socket:
+        with _listening(config.listen.http, shares_port=shares_ports) as http_socket:
             await _start_grpc(grpc_server, config.listen.grpc)
             await rest_server.start(http_socket)
             # What a server is made of stays until it ends: the garbage collector need not look through it each time.
@@ -250,15 +256,12 @@ async def _stop_starts(services: Services) -> None:
         log.warning("starts_lost", error=error.message)
 
 
-def _listening(address: Address) -> socket.socket:
-    """Bind the HTTP port.
-
-    SO_REUSEPORT lets several nodes of one supervisor share it; that nobody else has it is the supervisor's to check.
-    """
+def _listening(address: Address, *, shares_port: bool) -> socket.socket:
+    """Bind the HTTP port."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shares_port))
     listening.bind((address.bind_host.strip("[]"), address.port))
     listening.setblocking(False)
     return listening

@@ -6,13 +6,14 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from quorra_server.config import Config, ConfigurationError, development, load, refusals
+from quorra_server.config import Config, ConfigurationError, Setting, environment_of, load, refusals
 from quorra_server.init import beneath_init
 from quorra_server.observability.logging import configure_logging
-from quorra_server.supervisor import SUPERVISED, supervise
+from quorra_server.supervisor import SUPERVISED, claim, supervise
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -32,16 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         environment["QUORRA_BEHIND_TLS_PROXY"] = "on"
     if options.config:
         environment["QUORRA_CONFIG"] = options.config
-    if options.command == "dev":
-        return _dev(environment, options)
     try:
-        config, settings = load(environment)
+        config, settings = load(environment, is_development=options.command == "dev")
     except ConfigurationError as error:
         return _refuse(error.mistakes)
     if options.print_config:
-        for setting in settings:
-            print(f"{setting.name:<34} {setting.shown or '(empty)':<44} {setting.source}")  # noqa: T201
-        return EXIT_OK
+        return _print(settings)
+    if options.command == "dev":
+        return _dev(config, environment, options)
     if not config.database.dsn:
         return _refuse(["DATABASE_URL is not set; give it, or run `quorra-server dev` for an embedded PostgreSQL."])
     if options.command == "migrate":
@@ -88,27 +87,28 @@ def _refuse(problems: Sequence[str]) -> int:
     return EXIT_CONFIG
 
 
-def _dev(environment: Mapping[str, str], options: argparse.Namespace) -> int:
+def _print(settings: Sequence[Setting]) -> int:
+    for setting in settings:
+        print(f"{setting.name:<34} {setting.shown or '(empty)':<44} {setting.source}")  # noqa: T201
+    return EXIT_OK
+
+
+def _dev(config: Config, environment: Mapping[str, str], options: argparse.Namespace) -> int:
+    if config.database.dsn:
+        return _serve_dev(config, "DATABASE_URL", environment, options)
     # Only development needs it; a server in production never imports it.
     from quorra_server import embedded
 
-    settled = development(environment)
     try:
-        if settled.get("DATABASE_URL"):
-            return _serve_dev(settled, "DATABASE_URL", options)
         with embedded.start(options.data_dir) as postgres:
-            settled["DATABASE_URL"] = postgres.dsn
-            return _serve_dev(settled, str(postgres.data_dir), options)
+            on_postgres = replace(config, database=replace(config.database, dsn=postgres.dsn))
+            return _serve_dev(on_postgres, str(postgres.data_dir), environment, options)
     except embedded.EmbeddedUnavailable as error:
         print(f"quorra-server: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_FAILURE
 
 
-def _serve_dev(environment: dict[str, str], data: str, options: argparse.Namespace) -> int:
-    try:
-        config, _ = load(environment)
-    except ConfigurationError as error:
-        return _refuse(error.mistakes)
+def _serve_dev(config: Config, data: str, environment: Mapping[str, str], options: argparse.Namespace) -> int:
     code = _migrate(config, options, quiet=True)
     if code:
         return code
@@ -121,12 +121,16 @@ def _serve_dev(environment: dict[str, str], data: str, options: argparse.Namespa
         file=sys.stderr,
         flush=True,
     )
-    return _serve(config, environment, options)
+    return _serve(config, {**environment, **environment_of(config)}, options)
 
 
 def _serve(config: Config, environment: Mapping[str, str], options: argparse.Namespace) -> int:
+    problem = None if options.supervised else claim(config.listen)
+    if problem:
+        print(f"quorra-server: {problem}", file=sys.stderr)  # noqa: T201
+        return EXIT_FAILURE
     if options.workers > 1:
-        return supervise(options.workers, config, environment)
+        return supervise(options.workers, config.node, environment)
     configure_logging(config.log_level)
     return _run(config, is_supervised=options.supervised)
 
@@ -144,7 +148,7 @@ def _run(config: Config, *, is_supervised: bool) -> int:
             loop.add_signal_handler(number, stop.set)
         if is_supervised:
             loop.add_reader(sys.stdin.fileno(), _supervisor_lost, loop, stop)
-        await serve(config, stop)
+        await serve(config, stop, shares_ports=is_supervised)
 
     try:
         uvloop.run(until_signalled())

@@ -5,11 +5,12 @@ import os
 import re
 import secrets
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 from quorra_server.domain.limits import RANGES, Limits, setting_of
 
@@ -19,6 +20,14 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 UNITS_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 LOOPBACK = ("127.", "localhost", "::1", "[::1]")
 MASK = "********"
+PORT_MAX = 65_535
+# A URL that can be read in one way only, so that what it has for hosts cannot be a part of its password.
+HOST = r"(?:\[[\da-zA-Z:.%]+\]|[^\s:@/?#\[\],]+)(?::\d{0,5})?"
+URL = re.compile(
+    r"(?P<scheme>postgres|postgresql|redis|rediss|unix)://(?:[^@/?#\[\]]*@)?"
+    rf"(?P<hosts>(?:{HOST}(?:,{HOST})*)?)(?:[/?][^@#]*)?",
+    re.IGNORECASE | re.ASCII,
+)
 
 
 class ConfigurationError(Exception):
@@ -137,9 +146,18 @@ def _duration(low: float, high: float) -> Callable[[str], float]:
 
 def _address(text: str) -> Address:
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+    if not colon or not _is_port(port):
         raise ValueError("use host:port or :port, such as :8080 or 127.0.0.1:8080")
     return Address(host, int(port))
+
+
+def _loopback_address(text: str) -> Address:
+    address = _address(text)
+    return address if address.host else replace(address, host="127.0.0.1")
+
+
+def _is_port(text: str) -> bool:
+    return re.fullmatch(r"\d{1,5}", text, re.ASCII) is not None and int(text) <= PORT_MAX
 
 
 def _flag(text: str) -> bool:
@@ -174,17 +192,41 @@ def _environment(text: str) -> str:
 
 def _dsn(text: str) -> str:
     """Return a DSN as the driver takes it: only parameters that it knows, and one spelling of the scheme."""
-    parts = urlsplit(text)
-    if text and parts.scheme not in ("postgres", "postgresql"):
-        raise ValueError("use postgres://user:password@host:5432/database?sslmode=disable")
+    if not text:
+        return ""
+    parts = _url(text, ("postgres", "postgresql"), "postgres://user:password@host:5432/database?sslmode=disable")
     known = [(name, value) for name, value in parse_qsl(parts.query) if name not in ("channel_binding", "pgbouncer")]
-    return urlunsplit(parts._replace(query=urlencode(known))) if text else ""
+    if not all(_is_port(port) for name, value in known if name == "port" for port in value.split(",")):
+        raise ValueError(f"use whole numbers up to {PORT_MAX} in its parameter port")
+    return urlunsplit(parts._replace(query=urlencode(known)))
 
 
 def _redis_url(text: str) -> str:
-    if text and urlsplit(text).scheme not in ("redis", "rediss", "unix"):
-        raise ValueError("use redis://host:6379/0")
+    if text:
+        _url(text, ("redis", "rediss", "unix"), "redis://host:6379/0")
     return text
+
+
+def _url(text: str, schemes: Sequence[str], example: str) -> SplitResult:
+    """Split a URL.
+
+    Raises:
+        ValueError: It can be read in more than one way, or in none. The sentence repeats nothing of it: any part may be
+            one of its password. Nor does it have a cause, whose text repeats it.
+    """
+    with suppress(ValueError):
+        parts = urlsplit(text)
+        if parts.scheme in schemes and _is_clear(text):
+            return parts
+    raise ValueError(
+        f"use {example}; a port is a number up to {PORT_MAX}, and / ? # @ [ ] in a user, a password or a parameter are "
+        "written %2F %3F %23 %40 %5B %5D"
+    )
+
+
+def _is_clear(url: str) -> bool:
+    read = URL.fullmatch(url)
+    return read is not None and all(map(_is_port, re.findall(r":(\d+)(?=,|$)", read["hosts"], re.ASCII)))
 
 
 OPTIONS = (
@@ -245,8 +287,15 @@ class Setting:
     source: str
 
 
-def load(environment: Mapping[str, str] | None = None) -> tuple[Config, list[Setting]]:
+def load(environment: Mapping[str, str] | None = None, *, is_development: bool = False) -> tuple[Config, list[Setting]]:
     """Read the configuration from the environment and, if `QUORRA_CONFIG` names one, a TOML file beneath it.
+
+    What is empty counts as not set.
+
+    Args:
+        environment: This process's by default.
+        is_development: Beneath both lie the defaults of `quorra-server dev`: development, a random key, and loopback,
+            also for an address without a host.
 
     Raises:
         ConfigurationError: With every mistake found.
@@ -257,7 +306,7 @@ def load(environment: Mapping[str, str] | None = None) -> tuple[Config, list[Set
     mistakes.extend(_misspelt(environment))
     values: dict[str, Any] = {}
     settings: list[Setting] = []
-    for option in OPTIONS:
+    for option in _development_options() if is_development else OPTIONS:
         text, source = _value(option, environment, file_values)
         try:
             values[option.name] = option.parse(text)
@@ -299,19 +348,25 @@ def refusals(config: Config) -> list[str]:
     return reasons
 
 
-def development(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment with the defaults of development: loopback, and a random key unless one is given."""
+def environment_of(config: Config) -> dict[str, str]:
+    """Return variables with which another process comes to what `quorra-server dev` settled for this one."""
     return {
-        "QUORRA_ENV": "development",
-        "QUORRA_HTTP_ADDR": "127.0.0.1:8080",
-        "QUORRA_GRPC_ADDR": "127.0.0.1:50051",
-        "QUORRA_API_KEY": f"dev-{secrets.token_hex(16)}",
-        **{name: _on_loopback(name, value) for name, value in environment.items()},
+        "QUORRA_ENV": config.environment,
+        "QUORRA_HTTP_ADDR": str(config.listen.http),
+        "QUORRA_GRPC_ADDR": str(config.listen.grpc),
+        "QUORRA_API_KEY": config.security.api_key,
+        "DATABASE_URL": config.database.dsn,
     }
 
 
-def _on_loopback(name: str, value: str) -> str:
-    return f"127.0.0.1{value}" if name in ("QUORRA_HTTP_ADDR", "QUORRA_GRPC_ADDR") and value.startswith(":") else value
+def _development_options() -> list[_Option]:
+    changes: dict[str, dict[str, Any]] = {
+        "QUORRA_ENV": {"default": "development"},
+        "QUORRA_HTTP_ADDR": {"default": "127.0.0.1:8080", "parse": _loopback_address},
+        "QUORRA_GRPC_ADDR": {"default": "127.0.0.1:50051", "parse": _loopback_address},
+        "QUORRA_API_KEY": {"default": f"dev-{secrets.token_hex(16)}"},
+    }
+    return [replace(option, **changes.get(option.name, {})) for option in OPTIONS]
 
 
 def _read_file(path: str, mistakes: list[str]) -> dict[str, str]:
@@ -353,17 +408,17 @@ def _nearest(name: str) -> str:
 def _value(option: _Option, environment: Mapping[str, str], file_values: Mapping[str, str]) -> tuple[str, str]:
     if environment.get(option.name):
         return environment[option.name], "environment"
-    if option.name in file_values:
+    if file_values.get(option.name):
         return file_values[option.name], "file"
     return option.default, "default"
 
 
 def _masked(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme and parts.netloc:
-        user = f"{parts.username}:{MASK}@" if parts.password else (f"{parts.username}@" if parts.username else "")
-        return urlunsplit(parts._replace(netloc=user + parts.netloc.rpartition("@")[2]))
-    return MASK if text else ""
+    """Show the scheme and the hosts of a clear URL, and nothing of anything else."""
+    read = URL.fullmatch(text)
+    if read is None:
+        return MASK if text else ""
+    return f"{read['scheme']}://{read['hosts']}/{MASK}"
 
 
 def _config(values: Mapping[str, Any]) -> Config:

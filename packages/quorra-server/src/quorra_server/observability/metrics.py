@@ -2,10 +2,12 @@
 
 import os
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from quorra_server.domain.states import JobStatus
 
@@ -39,6 +41,45 @@ class BatchHistogram(Histogram):
                 if count:
                     bucket.inc(count)
         self._sum.inc(sum(values))
+
+
+class AskedGauge(Collector):
+    """A gauge that only the process that is scraped answers for; one of the library would be in the shared folder too.
+
+    Without labels it begins at zero, with labels at nothing.
+    """
+
+    def __init__(self, name: str, meaning: str, *labels: str) -> None:
+        """Take the names of its labels."""
+        self._name, self._meaning, self._labels = name, meaning, labels
+        self._values: dict[tuple[str, ...], float] = {} if labels else {(): 0.0}
+
+    def set(self, value: float, *labels: str) -> None:
+        """Set the value for these values of its labels."""
+        self._values[labels] = value
+
+    def clear(self) -> None:
+        """Forget all values."""
+        self._values.clear()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield it for a scrape."""
+        family = GaugeMetricFamily(self._name, self._meaning, labels=self._labels)
+        for labels, value in self._values.items():
+            family.add_metric(labels, value)
+        yield family
+
+
+class BuildInfo(Collector):
+    """Which server, and which version of it, answers a scrape."""
+
+    def __init__(self, version: str, node: str) -> None:
+        """Take both."""
+        self._said = {"version": version, "node": node}
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield it for a scrape."""
+        yield InfoMetricFamily("quorra_build", "Version and name of this server", value=self._said)
 
 
 class Metrics:
@@ -82,12 +123,10 @@ class Metrics:
             registry=self.counted,
             multiprocess_mode="livemin",
         )
-        self.queue_length = Gauge(
-            "quorra_job_queue_length", "Jobs by queue and status", ["queue", "status"], registry=self.asked
-        )
-        self.oldest_waiting = Gauge(
-            "quorra_oldest_waiting_job_seconds", "How long the oldest due job has waited", registry=self.asked
-        )
+        self.queue_length = AskedGauge("quorra_job_queue_length", "Jobs by queue and status", "queue", "status")
+        self.oldest_waiting = AskedGauge("quorra_oldest_waiting_job_seconds", "How long the oldest due job has waited")
+        for collector in (self.queue_length, self.oldest_waiting, BuildInfo(version, node)):
+            self.asked.register(collector)
         self.wait_seconds = BatchHistogram(
             "quorra_job_wait_seconds",
             "From when a job was due to when it was leased",
@@ -124,9 +163,6 @@ class Metrics:
             "Leases that went on where the last one ended, because that was full or slow",
             "queue",
         )
-        Info("quorra_build", "Version and name of this server", registry=self.asked).info(
-            {"version": version, "node": node}
-        )
 
     def text(self) -> bytes:
         """Return everything in Prometheus's own format."""
@@ -153,8 +189,8 @@ class Metrics:
                 key = (self.queue(name), status.value)
                 sums[key] = sums.get(key, 0) + count
         self.queue_length.clear()
-        for (name, status_name), count in sums.items():
-            self.queue_length.labels(name, status_name).set(count)
+        for labels, count in sums.items():
+            self.queue_length.set(count, *labels)
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(name, meaning, labels, registry=self.counted)

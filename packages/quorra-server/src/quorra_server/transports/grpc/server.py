@@ -31,12 +31,14 @@ class GrpcServer:
         node: str,
         version: str,
         connection_age_seconds: float,
+        shares_port: bool,
     ) -> None:
         """Build the server; nothing listens before `start`.
 
         Args:
             connection_age_seconds: When clients are asked to connect anew, so that load evens out over servers that
                 came later; give or take a tenth, and never if 0.
+            shares_port: Whether other processes may listen on the same port; without it a taken one is an error.
         """
         self._server = grpc.aio.server(
             interceptors=[Door(authenticate, limits.streams_per_key_max)],
@@ -45,7 +47,7 @@ class GrpcServer:
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_metadata_size", limits.head_bytes_max),
                 ("grpc.max_concurrent_streams", STREAMS_MAX),
-                ("grpc.so_reuseport", 1),
+                ("grpc.so_reuseport", int(shares_port)),
                 ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
                 *_age_options(connection_age_seconds),
             ],
