@@ -84,6 +84,34 @@ def test_many_at_once_with_one_key_make_one_job(api: httpx.Client, queue_name: s
     assert 1 == len({reply.json()["id"] for reply in replies})
 
 
+def test_a_request_that_a_unique_key_merged_is_answered_the_same_when_it_comes_again(
+    api: httpx.Client, queue_name: str
+) -> None:
+    """A unique key merges any work, so the repetition is no other use of the idempotency key, whatever it carries."""
+    unique_key = f"unique-{queue_name}"
+    holder = _submit(api, queue_name, payload={"n": 1}, unique_key=unique_key)["id"]
+    body = {"type": "t", "payload": {"n": 2}, "queue": queue_name, "unique_key": unique_key}
+    headers = {"Idempotency-Key": f"key-{queue_name}"}
+
+    replies = [api.post("/v1/jobs", json=body, headers=headers) for _ in range(2)]
+    api.post(f"/v1/jobs/{holder}/cancel")
+    replies.append(api.post("/v1/jobs", json=body, headers=headers))
+
+    assert [(200, holder)] * 3 == [(reply.status_code, reply.json().get("id")) for reply in replies]
+
+
+def test_an_idempotency_key_that_made_a_job_with_a_unique_key_takes_no_other_body(
+    api: httpx.Client, queue_name: str
+) -> None:
+    headers = {"Idempotency-Key": f"key-{queue_name}"}
+    body = {"type": "t", "payload": {"n": 1}, "queue": queue_name, "unique_key": f"unique-{queue_name}"}
+
+    first = api.post("/v1/jobs", json=body, headers=headers)
+    other = api.post("/v1/jobs", json={**body, "payload": {"n": 2}}, headers=headers)
+
+    assert (201, 409, "key_reused") == (first.status_code, other.status_code, other.json()["code"])
+
+
 def test_an_id_of_the_callers_makes_repeating_safe(api: httpx.Client, queue_name: str) -> None:
     body = {"type": "t", "payload": {}, "queue": queue_name, "id": "0197a1b2-0000-7000-8000-0000000000aa"}
 

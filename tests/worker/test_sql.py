@@ -23,6 +23,8 @@ from quorra_worker_sdk import (
     inbox,
     sql,
 )
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from tests.support.connections import KINDS, User, connected, entered, finished
 from tests.support.queue_spec import QueueSpec
@@ -233,6 +235,43 @@ async def test_the_inbox_wants_a_transaction(kind: str, database_url: str, queue
 
         with pytest.raises(RuntimeError, match="No transaction is open"):
             await finished(inbox.enter(user.connection, job))
+
+
+async def commit_each_statement(user: User) -> None:
+    """Put a connection of SQLAlchemy's into AUTOCOMMIT, where `begin` begins nothing."""
+    options = {"isolation_level": "AUTOCOMMIT"}
+    if isinstance(user.connection, (Session, AsyncSession)):
+        await finished(user.connection.connection(execution_options=options))
+    else:
+        await finished(user.connection.execution_options(**options))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("sqlalchemy")])
+async def test_the_inbox_takes_autocommit_for_no_transaction(kind: str, database_url: str, queue: QueueSpec) -> None:
+    await queue.submit_one()
+    job = context_of(await queue.lease_one()).job
+    async with connected(kind, database_url) as user:
+        await commit_each_statement(user)
+
+        with pytest.raises(RuntimeError, match="No transaction is open"):
+            await finished(inbox.enter(user.connection, job))
+
+    assert [] == await queue.pool.fetch("SELECT FROM quorra_inbox")
+
+
+@pytest.mark.parametrize("kind", ["sqlalchemy", "sqlalchemy asyncpg"])
+async def test_a_run_cannot_end_in_autocommit(kind: str, database_url: str, queue: QueueSpec) -> None:
+    """Its effect would stay although its success was refused."""
+    job_id = await queue.submit_one()
+    context = context_of(await queue.lease_one())
+    async with connected(kind, database_url) as user:
+        await commit_each_statement(user)
+
+        with pytest.raises(RuntimeError, match="AUTOCOMMIT"):
+            await run(user, context)
+
+    assert JobStatus.LEASED == await queue.status_of(job_id)
+    assert 0 == await effects(queue)
 
 
 async def test_a_connection_of_another_kind_is_named() -> None:

@@ -15,9 +15,11 @@ from quorra_worker_sdk import (
     IllegalTransition,
     InvalidRequest,
     JobFailed,
+    JobNotFound,
     JobState,
     KeyReused,
     NewJob,
+    PayloadTooLarge,
     Retry,
     RetryAfter,
     Snooze,
@@ -228,6 +230,48 @@ async def test_priority_comes_first_and_keys_merge(test: TestWorker[Any]) -> Non
         await worker.client.submit(NewJob("mail", {"to": "y@b.c"}), idempotency_key="once")
 
 
+async def test_an_idempotency_key_goes_with_one_queue_and_a_unique_key_with_any_work(test: TestWorker[Any]) -> None:
+    async def submit(queue: str, *, n: int = 1, unique_key: str = "", key: str) -> str:
+        job = NewJob("mail", {"n": n}, queue=queue, unique_key=unique_key)
+        return (await worker.client.submit(job, idempotency_key=key)).id
+
+    made = await submit("", key="made", unique_key="u")
+    merged = [await submit("b", n=2, key="merged", unique_key="u") for _ in range(2)]
+    await worker.client.cancel(made)
+    merged.append(await submit("b", n=2, key="merged", unique_key="u"))
+
+    assert [made] * 3 == merged
+    assert made == await submit("default", key="made")
+    with pytest.raises(KeyReused):
+        await submit("b", key="made", unique_key="u")
+
+
+async def test_a_batch_is_recorded_whole_or_not_at_all(test: TestWorker[Any]) -> None:
+    taken = await worker.client.submit(NewJob("mail", {}, id="0197A1B2-0000-7000-8000-0000000000aa"))
+    good, bad, reused = NewJob("mail", {}), NewJob("mail", {}, max_retries=-1), NewJob("ship", {}, id=taken.id)
+
+    with pytest.raises(InvalidRequest) as refused:
+        await worker.client.submit_many([good, bad])
+    with pytest.raises(KeyReused):
+        await worker.client.submit_many([good, reused])
+
+    assert "jobs[1].max_retries" == refused.value.field
+    assert [taken.id] == [job.id for job in test.jobs]
+
+
+async def test_a_failed_job_is_pending_again_when_its_time_has_come(test: TestWorker[Any]) -> None:
+    done = await mail.enqueue(to="nobody")
+    await test.drain()
+    before = test.jobs[0].status
+
+    test.clock.advance(timedelta(seconds=2))
+
+    assert ("failed", "pending") == (before, test.jobs[0].status)
+    assert "pending" == (await worker.client.get(done.id)).status
+    with pytest.raises(IllegalTransition, match="is pending"):
+        await worker.client.retry(done.id)
+
+
 async def test_the_client_is_answered_as_by_a_server(test: TestWorker[Any]) -> None:
     client = worker.client
     many = await client.submit_many([NewJob("mail", {"to": "a@b.c"}, delay=timedelta(hours=1))] * 3)
@@ -255,7 +299,19 @@ async def test_a_dead_job_can_be_replayed(test: TestWorker[Any]) -> None:
     await worker.client.retry(done.id)
     await test.drain(ever=True)
 
-    assert ("dead", 2, 3) == (test.jobs[0].status, test.jobs[0].generation, test.jobs[0].attempts)
+    job = test.jobs[0]
+    assert ("dead", 2, 3, 6) == (job.status, job.generation, job.attempts, job.deliveries)
+
+
+async def test_a_dead_job_stays_dead_while_another_one_has_its_unique_key(test: TestWorker[Any]) -> None:
+    done = await mail.options(unique_key="k").enqueue(to="nobody")
+    await test.drain(ever=True)
+    await mail.options(unique_key="k").enqueue(to="nobody")
+
+    with pytest.raises(IllegalTransition, match="unique key"):
+        await worker.client.retry(done.id)
+
+    assert ["dead", "pending"] == [job.status for job in test.jobs]
 
 
 async def test_a_lifespan_is_opened_for_a_drain_unless_deps_are_given(quorra_test: Make) -> None:
@@ -289,6 +345,24 @@ def test_after_the_test_the_client_talks_to_its_server_again() -> None:
 
 def test_a_handler_can_still_be_called_as_the_function_it_is() -> None:
     assert b"xx" == render(2)
+
+
+async def test_the_queue_of_a_test_refuses_what_a_server_refuses(test: TestWorker[Any]) -> None:
+    client = worker.client
+    with pytest.raises(InvalidRequest, match="max_retries"):
+        await mail.options(max_retries=-1).enqueue(to="a@b.c")
+    with pytest.raises(InvalidRequest, match="queue"):
+        await mail.options(queue="q\n" * 300).enqueue(to="a@b.c")
+    with pytest.raises(InvalidRequest, match="NUL"):
+        await mail.enqueue(to="a\0b")
+    with pytest.raises(PayloadTooLarge):
+        await client.submit_many([NewJob("mail", {})] * 10_001)
+    with pytest.raises(InvalidRequest, match="id"):
+        await client.get("nope")
+    with pytest.raises(JobNotFound):
+        await client.get("019ab3f0-7c1e-7000-8000-000000000000")
+
+    assert [] == test.jobs
 
 
 def _application(server: RunningServer) -> Worker[None]:

@@ -176,7 +176,7 @@ class Context(Generic[Deps]):
 
         Raises:
             LeaseLost: The lease is over; the transaction was rolled back.
-            RuntimeError: The connection is in a transaction already.
+            RuntimeError: The connection is in a transaction already, or in AUTOCOMMIT.
         """
         if sync_driver_of(connection) is not None:
             return sql.transaction(connection, self)

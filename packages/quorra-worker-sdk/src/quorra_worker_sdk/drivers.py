@@ -1,8 +1,8 @@
 """Drivers: how each kind of connection runs one statement and one transaction. None of them is a dependency."""
 
 import re
-from collections.abc import Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -36,7 +36,11 @@ class SyncDriver(Protocol):
         ...
 
     def transaction(self, connection: Any) -> AbstractContextManager[Any]:
-        """Return a transaction that commits at its end, and rolls back after an error."""
+        """Return a transaction that commits at its end, and rolls back after an error.
+
+        Raises:
+            RuntimeError: The connection commits each statement by itself, whatever it is told.
+        """
         ...
 
     def is_in_transaction(self, connection: Any) -> bool:
@@ -56,14 +60,18 @@ class AsyncDriver(Protocol):
         ...
 
     def transaction(self, connection: Any) -> AbstractAsyncContextManager[Any]:
-        """Return a transaction that commits at its end, and rolls back after an error."""
+        """Return a transaction that commits at its end, and rolls back after an error.
+
+        Raises:
+            RuntimeError: The connection commits each statement by itself, whatever it is told.
+        """
         ...
 
     def is_in_transaction(self, connection: Any) -> bool:
         """Say whether a transaction is open already."""
         ...
 
-    def will_be_in_transaction(self, connection: Any) -> bool:
+    async def will_be_in_transaction(self, connection: Any) -> bool:
         """Say whether what is run next is part of a transaction that stays open."""
         ...
 
@@ -80,7 +88,7 @@ class _Asyncpg:
     def is_in_transaction(self, connection: Any) -> bool:
         return bool(connection.is_in_transaction())
 
-    def will_be_in_transaction(self, connection: Any) -> bool:
+    async def will_be_in_transaction(self, connection: Any) -> bool:
         return bool(connection.is_in_transaction())
 
 
@@ -116,7 +124,7 @@ class _PsycopgAsync:
     def is_in_transaction(self, connection: Any) -> bool:
         return _psycopg_is_in_transaction(connection)
 
-    def will_be_in_transaction(self, connection: Any) -> bool:
+    async def will_be_in_transaction(self, connection: Any) -> bool:
         return not connection.autocommit or _psycopg_is_in_transaction(connection)
 
 
@@ -125,15 +133,17 @@ class _SqlAlchemy:
         found = connection.execute(*_sqlalchemy_query(statement, arguments)).first()
         return None if found is None else tuple(found)
 
-    def transaction(self, connection: Any) -> AbstractContextManager[Any]:
-        transaction: AbstractContextManager[Any] = connection.begin()
-        return transaction
+    @contextmanager
+    def transaction(self, connection: Any) -> Iterator[Any]:
+        with connection.begin() as transaction:
+            _refuse_autocommit(_sqlalchemy_commits_each_statement(connection))
+            yield transaction
 
     def is_in_transaction(self, connection: Any) -> bool:
         return bool(connection.in_transaction())
 
-    def will_be_in_transaction(self, connection: Any) -> bool:  # noqa: ARG002
-        return True
+    def will_be_in_transaction(self, connection: Any) -> bool:
+        return not _sqlalchemy_commits_each_statement(connection)
 
 
 class _SqlAlchemyAsync:
@@ -141,15 +151,17 @@ class _SqlAlchemyAsync:
         found = (await connection.execute(*_sqlalchemy_query(statement, arguments))).first()
         return None if found is None else tuple(found)
 
-    def transaction(self, connection: Any) -> AbstractAsyncContextManager[Any]:
-        transaction: AbstractAsyncContextManager[Any] = connection.begin()
-        return transaction
+    @asynccontextmanager
+    async def transaction(self, connection: Any) -> AsyncIterator[Any]:
+        async with connection.begin() as transaction:
+            _refuse_autocommit(await connection.run_sync(_sqlalchemy_commits_each_statement))
+            yield transaction
 
     def is_in_transaction(self, connection: Any) -> bool:
         return bool(connection.in_transaction())
 
-    def will_be_in_transaction(self, connection: Any) -> bool:  # noqa: ARG002
-        return True
+    async def will_be_in_transaction(self, connection: Any) -> bool:
+        return not await connection.run_sync(_sqlalchemy_commits_each_statement)
 
 
 SYNC_DRIVERS: dict[tuple[str, str], SyncDriver] = {
@@ -205,6 +217,22 @@ def _psycopg_is_in_transaction(connection: Any) -> bool:
     from psycopg.pq import TransactionStatus
 
     return bool(connection.info.transaction_status != TransactionStatus.IDLE)
+
+
+def _sqlalchemy_commits_each_statement(connection: Any) -> bool:
+    """Say whether a connection or session is in AUTOCOMMIT, where `begin` begins nothing: only the driver's knows."""
+    from sqlalchemy.orm import Session
+
+    found: Any = connection.connection() if isinstance(connection, Session) else connection
+    return bool(found.connection.dbapi_connection.autocommit)
+
+
+def _refuse_autocommit(commits_each_statement: bool) -> None:
+    if commits_each_statement:
+        raise RuntimeError(
+            "The connection is in AUTOCOMMIT, where each statement is a commit of its own: the work and its success "
+            "have to be one. Use a connection without it."
+        )
 
 
 def _sqlalchemy_query(statement: str, arguments: Sequence[str | None]) -> tuple[Any, dict[str, str | None]]:

@@ -61,7 +61,7 @@ def enter(connection: Any, job: Job) -> bool | Coroutine[Any, Any, bool]:
 
 async def _enter_async(connection: Any, arguments: tuple[str, str]) -> bool:
     driver = async_driver_of(connection)
-    _require_transaction(driver.will_be_in_transaction(connection))
+    _require_transaction(await driver.will_be_in_transaction(connection))
     return await driver.fetch_row(connection, ENTER, arguments) is not None
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,9 +12,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from quorra_proto.v1 import quorra_pb2 as pb
 
 from quorra_worker_sdk.client import TERMINAL
-from quorra_worker_sdk.errors import IllegalTransition, InvalidRequest, JobNotFound, KeyReused, WaitTimedOut
+from quorra_worker_sdk.errors import IllegalTransition, JobNotFound, KeyReused, WaitTimedOut
 from quorra_worker_sdk.executor import Ending
+from quorra_worker_sdk.testing_bounds import check_batch, check_id, check_job, check_reason
 
+QUEUE_DEFAULT = "default"
 MAX_RETRIES_DEFAULT = 3
 BACKOFF_DEFAULT = pb.Backoff(kind="exponential", base_seconds=2.0, max_seconds=3600.0)
 # 2^12 s is past the longest default delay.
@@ -28,16 +31,23 @@ class TestClock:
     def __init__(self, now: datetime | None = None) -> None:
         """Take when it begins; now by default."""
         self.now = now or datetime.now(UTC)
+        self._followers: list[Callable[[], None]] = []
 
     def advance(self, by: timedelta) -> None:
         """Move on; what becomes due runs with the next `drain`."""
         if by < timedelta(0):
             raise ValueError("time does not run backwards; give a positive timedelta")
         self.now += by
+        for follower in self._followers:
+            follower()
 
     def move_to(self, moment: datetime) -> None:
         """Move on to a moment, which must have an offset from UTC."""
         self.advance(moment - self.now)
+
+    def call_when_moved(self, follower: Callable[[], None]) -> None:
+        """Call something after each move."""
+        self._followers.append(follower)
 
 
 @dataclass(slots=True)
@@ -89,19 +99,24 @@ class TestQueue:
         self.clock = clock
         self.jobs: dict[str, TestJob] = {}
         self._live: dict[str, TestJob] = {}
-        self._by_idempotency_key: dict[str, TestJob] = {}
+        # The job of each idempotency key, and whether it was there before the key.
+        self._requests: dict[str, tuple[TestJob, bool]] = {}
         self._numbers = itertools.count()
+        clock.call_when_moved(self._end_back_offs)
 
     def answer(self, method: str, request: Any) -> Any:
         """Answer a call of a client, or raise the error that a server would."""
         if method == "SubmitJob":
-            return pb.SubmitJobResponse(job=self._submit(request.job, request.idempotency_key))
+            check_job(request.job, "job.", self.clock.now, request.idempotency_key)
+            return pb.SubmitJobResponse(job=self._submit([request.job], request.idempotency_key)[0])
         if method == "SubmitJobs":
-            return pb.SubmitJobsResponse(jobs=[self._submit(spec) for spec in request.jobs])
+            check_batch(request.jobs, self.clock.now)
+            return pb.SubmitJobsResponse(jobs=self._submit(request.jobs))
         job = self._found(request.id)
         if method == "GetJob" and request.wait_ms and not job.is_over:
             raise WaitTimedOut(f"job {job.id} is {job.status}: nothing runs before the test calls drain()")
         if method == "CancelJob":
+            check_reason(request.reason)
             self._cancel(job)
         elif method == "RetryJob":
             self._retry(job)
@@ -154,31 +169,46 @@ class TestQueue:
             job.status = "pending"
             job.run_at = self.clock.now + timedelta(milliseconds=ending.delay_ms)
 
-    def _submit(self, spec: pb.JobSpec, idempotency_key: str = "") -> pb.SubmittedJob:
-        _check(spec)
-        existing = self._existing(spec, idempotency_key)
-        job = existing or self._new(spec, idempotency_key)
-        return pb.SubmittedJob(id=job.id, status=job.status, run_at=_time(job.run_at), existing=existing is not None)
+    def _submit(self, specs: Sequence[pb.JobSpec], idempotency_key: str = "") -> list[pb.SubmittedJob]:
+        """Record jobs, all or none: whatever is refused is so before the first one is recorded."""
+        existing = [self._existing(spec, idempotency_key) for spec in specs]
+        return [self._record(spec, job, idempotency_key) for spec, job in zip(specs, existing, strict=True)]
 
     def _existing(self, spec: pb.JobSpec, idempotency_key: str) -> TestJob | None:
-        job = self.jobs.get(spec.id) or self._by_idempotency_key.get(idempotency_key)
-        if job is not None:
-            if (job.type, job.spec.payload) != (spec.type, spec.payload):
-                raise KeyReused(f"{spec.id or idempotency_key} belongs to another job, {job.id}")
-            return job
-        if not spec.unique_key:
-            return None
-        return next((job for job in self._live.values() if job.unique_key == spec.unique_key), None)
+        job, was_there = self._requests.get(idempotency_key) or (self.jobs.get(spec.id.lower()), False)
+        if job is None:
+            return self._holder(spec.unique_key)
+        # A first try that was merged for its unique key, which takes any work, is repeated so.
+        may_differ = was_there and spec.unique_key and spec.unique_key == job.unique_key
+        same_work = (job.type, job.queue, job.spec.payload) == (spec.type, spec.queue or QUEUE_DEFAULT, spec.payload)
+        if not may_differ and not same_work:
+            raise KeyReused(
+                f"{idempotency_key or spec.id} belongs to job {job.id}, which has another type, queue or payload",
+                field="id" if job.id == spec.id.lower() else "Idempotency-Key",
+            )
+        return job
 
-    def _new(self, spec: pb.JobSpec, idempotency_key: str) -> TestJob:
+    def _record(self, spec: pb.JobSpec, existing: TestJob | None, idempotency_key: str) -> pb.SubmittedJob:
+        # An earlier job of the batch may have the id or the unique key by now.
+        known = existing or self.jobs.get(spec.id.lower()) or self._holder(spec.unique_key)
+        job = known or self._new(spec)
+        if idempotency_key:
+            self._requests.setdefault(idempotency_key, (job, known is not None))
+        return pb.SubmittedJob(id=job.id, status=job.status, run_at=_time(job.run_at), existing=known is not None)
+
+    def _holder(self, unique_key: str) -> TestJob | None:
+        """Return the live job that has a unique key; none has the empty one."""
+        return next((job for job in self._live.values() if unique_key and job.unique_key == unique_key), None)
+
+    def _new(self, spec: pb.JobSpec) -> TestJob:
         now = self.clock.now
         due = spec.run_at.ToDatetime(tzinfo=UTC) if spec.HasField("run_at") else now
         job = TestJob(
             # Ids grow, as those of a server do.
-            id=spec.id or str(UUID(int=0x7 << 76 | 0x2 << 62 | next(self._numbers))),
+            id=spec.id.lower() or str(UUID(int=0x7 << 76 | 0x2 << 62 | next(self._numbers))),
             type=spec.type,
             payload=json.loads(spec.payload),
-            queue=spec.queue or "default",
+            queue=spec.queue or QUEUE_DEFAULT,
             priority=spec.priority,
             run_at=due + timedelta(milliseconds=spec.delay_ms),
             created_at=now,
@@ -188,14 +218,14 @@ class TestQueue:
             spec=spec,
         )
         self.jobs[job.id] = self._live[job.id] = job
-        if idempotency_key:
-            self._by_idempotency_key[idempotency_key] = job
         return job
 
     def _found(self, job_id: str) -> TestJob:
-        if job_id not in self.jobs:
+        check_id(job_id)
+        job = self.jobs.get(job_id.lower())
+        if job is None:
             raise JobNotFound(f"no job has the id {job_id}")
-        return self.jobs[job_id]
+        return job
 
     def _cancel(self, job: TestJob) -> None:
         if job.status in ("succeeded", "dead"):
@@ -203,13 +233,18 @@ class TestQueue:
         self._finish(job, "cancelled")
 
     def _retry(self, job: TestJob) -> None:
-        if job.status == "dead":
+        is_dead = job.status == "dead"
+        is_delayed = job.status in ("failed", "pending") and job.run_at > self.clock.now
+        if not is_delayed and not (is_dead and self._holder(job.unique_key) is None):
+            raise IllegalTransition(
+                f"job {job.id} is {job.status}; only failed, delayed and dead jobs can be retried"
+                + (", and no other live job may have its unique key" if job.unique_key else "")
+            )
+        if is_dead:
             job.generation += 1
-            job.attempts = job.deliveries = 0
+            job.attempts = 0
             job.finished_at = None
             self._live[job.id] = job
-        elif job.status not in ("failed", "pending") or job.run_at <= self.clock.now:
-            raise IllegalTransition(f"job {job.id} is {job.status}; only failed, delayed and dead jobs can be retried")
         job.status = "pending"
         job.run_at = self.clock.now
 
@@ -221,20 +256,18 @@ class TestQueue:
         seconds = failed.retry_after_ms / 1000 if failed.HasField("retry_after_ms") else _delay_seconds(job)
         job.status = "failed"
         job.run_at = self.clock.now + timedelta(seconds=seconds)
+        self._end_back_offs()
+
+    def _end_back_offs(self) -> None:
+        """Let failed jobs wait like any other once their time has come."""
+        for job in self._live.values():
+            if job.status == "failed" and job.run_at <= self.clock.now:
+                job.status = "pending"
 
     def _finish(self, job: TestJob, status: str) -> None:
         self._live.pop(job.id, None)
         job.status = status
         job.finished_at = self.clock.now
-
-
-def _check(spec: pb.JobSpec) -> None:
-    if not spec.type:
-        raise InvalidRequest("type: give what routes the job to a handler", field="job.type")
-    if not isinstance(json.loads(spec.payload), dict):
-        raise InvalidRequest("payload: give a JSON object", field="job.payload")
-    if spec.delay_ms and spec.HasField("run_at"):
-        raise InvalidRequest("run_at: give it or a delay, not both", field="job.run_at")
 
 
 def _delay_seconds(job: TestJob) -> float:

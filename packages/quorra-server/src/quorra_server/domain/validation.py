@@ -255,8 +255,15 @@ def _duration(
     if 0 <= given_ms <= seconds_max * 1000:
         return
     field = f"{name}_{unit}"
-    given, most = (given_ms, seconds_max * 1000) if unit == "ms" else (given_ms / 1000, seconds_max)
-    problems.add(field, f"{field} is {given:.15g}; use 0 to {most} ({setting_of(f'{name}_seconds_max')}).")
+    most = seconds_max * 1000 if unit == "ms" else seconds_max
+    problems.add(field, f"{field} is {_given(given_ms, unit)}; use 0 to {most} ({setting_of(f'{name}_seconds_max')}).")
+
+
+def _given(given_ms: int, unit: Unit) -> int | float:
+    """Return a duration in its caller's unit. Whole numbers stay so: one of hundreds of digits is no float."""
+    if unit == "ms":
+        return given_ms
+    return given_ms / 1000 if given_ms % 1000 else given_ms // 1000
 
 
 def _when(draft: JobDraft, limits: Limits, problems: _Problems, unit: Unit) -> None:

@@ -9,6 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from quorra_server.domain.errors import Conflict, KeyReused
@@ -22,7 +23,7 @@ from quorra_server.services.wakeups import Wakeups
 from quorra_server.storage import durability, handover, keys
 from quorra_server.storage import jobs as store
 from quorra_server.storage.database import Executor, Pool
-from quorra_server.storage.keys import Key
+from quorra_server.storage.keys import Holder, Key
 
 GROUP_MAX = 1_000
 # While one insert waits for its commit, the next one already runs.
@@ -150,29 +151,42 @@ class SubmitService:
         merged = await _claim_keys(transaction, jobs, principal)
         fresh = _distinct([job for job in jobs if job.id not in merged])
         created = await store.submit_named_jobs(transaction, fresh)
-        wanted = {job.id: merged.get(job.id, job.id) for job in jobs}
+        wanted = {job.id: merged[job.id].job_id if job.id in merged else job.id for job in jobs}
         known_ids = {wanted[job.id] for job in jobs} - set(created)
         existing = {job.id: job for job in await store.get_jobs(transaction, list(known_ids))}
-        answers = [_answer(job, created, existing.get(wanted[job.id]), wanted[job.id]) for job in jobs]
+        answers = [_answer(job, created, existing.get(wanted[job.id]), merged.get(job.id)) for job in jobs]
         if known_ids:
             await durability.confirm_reads(transaction)
         return answers, created
 
 
-async def _claim_keys(executor: Executor, jobs: Sequence[NewJob], principal: str) -> dict[UUID, UUID]:
+class _Merged(NamedTuple):
+    """The job that another one was merged into.
+
+    Attributes:
+        requested_since: Since when the idempotency key that led there has been that job's; None if a unique key did.
+    """
+
+    job_id: UUID
+    requested_since: datetime | None = None
+
+
+async def _claim_keys(executor: Executor, jobs: Sequence[NewJob], principal: str) -> dict[UUID, _Merged]:
     """Claim the keys of jobs; returns, for each job whose key is taken, the job that has it.
 
-    Idempotency keys come first: a repeated request must find its own first try, not trip over its unique key.
+    Idempotency keys come first: a repeated request must find its own first try, not trip over its unique key. Where
+    that first try was merged for its unique key, the idempotency key leads to the same job from then on.
     """
-    merged: dict[UUID, UUID] = {}
     new = await _without_repeats(executor, jobs)
-    for keyed in (_request_keys(jobs, principal), _unique_keys(new)):
-        claims = [(key, job_id) for key, job_id in keyed if job_id not in merged]
-        if not claims:
-            continue
-        holders = await _holders_after_claim(executor, claims)
-        merged.update({job_id: holders[key] for key, job_id in claims if holders[key] != job_id})
-    return merged
+    requests = _request_keys(jobs, principal)
+    repeats = await _taken(executor, requests)
+    rivals = await _taken(executor, [claim for claim in _unique_keys(new) if claim[1] not in repeats])
+    merges = [(key, job_id, rivals[job_id].job_id) for key, job_id in requests if job_id in rivals]
+    if merges:
+        await keys.redirect_keys(executor, merges)
+    return {job_id: _Merged(*holder) for job_id, holder in repeats.items()} | {
+        job_id: _Merged(holder.job_id) for job_id, holder in rivals.items()
+    }
 
 
 async def _without_repeats(executor: Executor, jobs: Sequence[NewJob]) -> Sequence[NewJob]:
@@ -184,7 +198,15 @@ async def _without_repeats(executor: Executor, jobs: Sequence[NewJob]) -> Sequen
     return [job for job in jobs if job.id not in known]
 
 
-async def _holders_after_claim(executor: Executor, claims: Sequence[tuple[Key, UUID]]) -> dict[Key, UUID]:
+async def _taken(executor: Executor, claims: Sequence[tuple[Key, UUID]]) -> dict[UUID, Holder]:
+    """Claim keys for jobs; returns who has the key of each job that came too late."""
+    if not claims:
+        return {}
+    holders = await _holders_after_claim(executor, claims)
+    return {job_id: holders[key] for key, job_id in claims if holders[key].job_id != job_id}
+
+
+async def _holders_after_claim(executor: Executor, claims: Sequence[tuple[Key, UUID]]) -> dict[Key, Holder]:
     """Claim keys and return who holds each of them now.
 
     A holder may end, and free its key, between the claim that it won and the look at who won: the claim is repeated.
@@ -210,16 +232,29 @@ def _distinct(jobs: Sequence[NewJob]) -> list[NewJob]:
     return list({job.id: job for job in reversed(jobs)}.values())[::-1]
 
 
-def _answer(job: NewJob, created: dict[UUID, datetime], existing: JobDetails | None, wanted_id: UUID) -> SubmittedJob:
+def _answer(
+    job: NewJob, created: dict[UUID, datetime], existing: JobDetails | None, merged: _Merged | None
+) -> SubmittedJob:
     if existing is None:
+        wanted_id = merged.job_id if merged else job.id
         if wanted_id not in created:
             raise Conflict("The job that had this key was removed this moment; repeat the request.")
         return SubmittedJob(wanted_id, JobStatus.PENDING, created[wanted_id], existing=wanted_id != job.id)
     same_work = (job.type, job.queue, job.payload) == (existing.type, existing.queue, existing.payload)
-    if not same_work and (job.request_key or existing.id == job.id):
+    if not same_work and not (merged and _may_differ(job, existing, merged)):
         raise KeyReused(
             f"This id or idempotency key belongs to job {existing.id}, which has another type, queue or payload. "
             "Use a new key for new work.",
             field="id" if existing.id == job.id else "Idempotency-Key",
         )
     return SubmittedJob(existing.id, existing.status, existing.run_at, existing=True)
+
+
+def _may_differ(job: NewJob, existing: JobDetails, merged: _Merged) -> bool:
+    """Say whether a unique key, which merges any work, led to a job: now, or at the first try of a repeated request.
+
+    An idempotency key is older than the job that it made, and younger than one that its first try was merged into.
+    """
+    if merged.requested_since is None:
+        return True
+    return job.unique_key == existing.unique_key is not None and merged.requested_since > existing.created_at

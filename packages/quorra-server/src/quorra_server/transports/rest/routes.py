@@ -21,6 +21,7 @@ from quorra_server.transports.rest.problems import from_decoding
 
 BODY_SECONDS_MAX = 30.0
 UNBOUNDED = 2**62
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 _CHARSET = re.compile(r"""charset\s*=\s*["']?([^"';\s]+)""", re.IGNORECASE)
 Body = TypeVar("Body")
 Query = TypeVar("Query")
@@ -164,16 +165,17 @@ def decode_query(route: Route, request: Request) -> Any:
         if given:
             raise _unknown(next(iter(given)), ())
         return None
-    known = tuple(info.encode_name for info in msgspec.structs.fields(route.query))
-    values: dict[str, str] = {}
+    kinds = {info.encode_name: info.type for info in msgspec.structs.fields(route.query)}
+    values: dict[str, str | int] = {}
     for name, found in given.items():
-        if name not in known:
-            raise _unknown(name, known)
+        if name not in kinds:
+            raise _unknown(name, tuple(kinds))
         if len(found) > 1:
             raise _invalid(name, f"{name} is given {len(found)} times; give it once.")
-        values[name] = found[0]
+        values[name] = _whole_number(name, found[0]) if kinds[name] is int else found[0]
     try:
-        return msgspec.convert(values, route.query, strict=False)
+        # Without `strict` the text "null" would be no filter at all, and a number a time.
+        return msgspec.convert(values, route.query)
     except msgspec.ValidationError as error:
         raise from_decoding(error) from error
 
@@ -183,6 +185,12 @@ def _parameters(request: Request) -> dict[str, list[str]]:
         return parse_qs(request.query_string, keep_blank_values=True, errors="strict")
     except ValueError as error:
         raise _invalid("query", "The query is not percent-encoded UTF-8; encode it as UTF-8.") from error
+
+
+def _whole_number(name: str, text: str) -> int:
+    if not _WHOLE_NUMBER.fullmatch(text):
+        raise _invalid(name, f"{name} is no whole number of at most 18 digits; use one such as 50.")
+    return int(text)
 
 
 def _unknown(name: str, known: tuple[str, ...]) -> InvalidRequest:

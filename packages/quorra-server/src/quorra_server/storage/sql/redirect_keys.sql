@@ -1,0 +1,7 @@
+-- Point keys that were claimed for new jobs at the jobs that those were merged into. Their time moves on, past the creation
+-- of those jobs: a key that is younger than its job did not make it. A key that is somebody else's stays as it is.
+-- $1 scopes text[]  $2 keys text[]  $3 claimants uuid[]  $4 holders uuid[]
+UPDATE quorra.keys
+SET job_id = merged.holder, created_at = statement_timestamp()
+FROM unnest($1::text[], $2::text[], $3::uuid[], $4::uuid[]) AS merged (scope, key, claimant, holder)
+WHERE keys.scope = merged.scope AND keys.key = merged.key AND keys.job_id = merged.claimant
