@@ -38,7 +38,7 @@ except embedded.EmbeddedUnavailable as error:
 # As far as the real one is after its first moments; it goes on when somebody writes to the pipe.
 INITDB = """#!/bin/sh
 for word; do case "$word" in --pgdata=*) data="${word#--pgdata=}" ;; esac; done
-mkdir -p "$data" && echo 18 > "$data/PG_VERSION" && read -r _ < "$(dirname "$0")/pipe"
+mkdir -p "$data" && echo 18 > "$data/PG_VERSION" && read -r _ < "${0%/*}/pipe"
 """
 
 
