@@ -70,7 +70,7 @@ def _hang_and_run_elsewhere(server: RunningServer, folder: Path, module: str) ->
         with start_worker(server, QUICK, folder):
             done = rest.ended(job_id)
         (folder / "let-go").touch()
-        eventually_sync(lambda: "a report was refused" in hanging.log or "is stopped" in hanging.log, "it is told")
+        eventually_sync(lambda: "was refused" in hanging.log or "is stopped" in hanging.log, "it is told")
 
     assert ("succeeded", 2, 2) == (done["status"], done["attempts"], done["result"])
     assert "timeout after 1 s" == done["last_error"]
