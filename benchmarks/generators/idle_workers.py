@@ -1,4 +1,4 @@
-"""Many workers that wait: each a `Work` stream on a connection of its own, with the SDK's pings and heartbeats."""
+"""Many workers that wait: each a `Work` stream on a connection of its own, which answers pings as the SDK does."""
 
 import asyncio
 import json
@@ -84,13 +84,15 @@ class _Fleet:
             outbox: asyncio.Queue[pb.WorkerMessage] = asyncio.Queue()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._write(call, outbox))
-                group.create_task(_ping(outbox, welcome.ping_interval_ms / 1000))
-                group.create_task(self._beat(stub, hello, welcome.heartbeat_interval_ms / 1000))
+                if not welcome.sees_idle_workers:
+                    group.create_task(self._beat(stub, hello, welcome.heartbeat_interval_ms / 1000))
                 await self._read(call, outbox)
 
     async def _read(self, call: Any, outbox: "asyncio.Queue[pb.WorkerMessage]") -> None:
         sequence = done = 0
         while isinstance(message := await call.read(), pb.ServerMessage):
+            if message.HasField("ping"):
+                outbox.put_nowait(pb.WorkerMessage(ping=message.ping))
             if message.HasField("jobs"):
                 if self._arrived is not None and not self._arrived.done():
                     self._arrived.set_result(time.monotonic())
@@ -110,14 +112,6 @@ class _Fleet:
         while True:
             await asyncio.sleep(seconds)
             await stub.Heartbeat(request, metadata=self._metadata)
-
-
-async def _ping(outbox: "asyncio.Queue[pb.WorkerMessage]", seconds: float) -> None:
-    nonce = 0
-    while True:
-        await asyncio.sleep(seconds)
-        nonce += 1
-        outbox.put_nowait(pb.WorkerMessage(ping=pb.Ping(nonce=nonce)))
 
 
 def _hello(number: int) -> pb.Hello:

@@ -326,6 +326,17 @@ async def test_a_heartbeat_keeps_leases_and_names_the_ones_that_are_over(
     stream.call.cancel()
 
 
+async def test_a_worker_that_says_nothing_for_three_pings_is_dropped(stream: Conversation) -> None:
+    """Its machine may be gone without a word: nothing else would tell."""
+    welcome = await stream.hello()
+    pings = 0
+    async with asyncio.timeout(5 * welcome.ping_interval_ms / 1000):
+        while (message := await stream.call.read()) is not grpc.aio.EOF:
+            pings += message.HasField("ping")
+
+    assert 3 <= pings
+
+
 async def test_a_worker_that_stops_reading_is_dropped_before_its_receipts_fill_the_memory(database_url: str) -> None:
     """The server keeps a thousand unread messages of a stream, and no more."""
     with start_server(database_url) as server:

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,6 +22,7 @@ class ScriptedStream:
     Attributes:
         heard: Everything that the worker has said, as far as `hear` has come.
         refuses: Lease ids of successes that are not acceptable.
+        is_slow: Send no receipts; the test does.
     """
 
     def __init__(self, context: Any) -> None:
@@ -30,6 +32,7 @@ class ScriptedStream:
         self._writing = asyncio.Lock()
         self.heard: list[pb.WorkerMessage] = []
         self.refuses: set[str] = set()
+        self.is_slow = False
 
     async def hear(self, kind: str) -> Any:
         """Return the next message of a kind, such as `credit`."""
@@ -48,8 +51,10 @@ class ScriptedStream:
             for outcome in (entry for entries in kinds for entry in entries):
                 return outcome
 
-    async def welcome(self) -> None:
-        await self.say(welcome=pb.Welcome(lease_ttl_seconds=60, heartbeat_interval_ms=20, ping_interval_ms=60_000))
+    async def welcome(self, *, sees_idle_workers: bool = False) -> None:
+        terms = pb.Welcome(lease_ttl_seconds=60, heartbeat_interval_ms=200, ping_interval_ms=60_000)
+        terms.sees_idle_workers = sees_idle_workers
+        await self.say(welcome=terms)
 
     async def send_jobs(self, *jobs: pb.Job) -> None:
         await self.say(jobs=pb.Jobs(jobs=jobs))
@@ -78,7 +83,7 @@ class ScriptedStream:
     async def _read(self) -> None:
         while isinstance(message := await self._context.read(), pb.WorkerMessage):
             self._unheard.put_nowait(message)
-            if message.HasField("reports"):
+            if message.HasField("reports") and not self.is_slow:
                 refused = [
                     pb.Refused(lease_id=entry.lease_id, reason=pb.REFUSAL_REASON_INVALID, outcome="not acceptable")
                     for entry in message.reports.succeeded
@@ -92,11 +97,13 @@ class ScriptedServer(WorkerServiceServicer):
 
     Attributes:
         renewed: The lease ids of each heartbeat.
+        beaten_by: How many heartbeats each worker sent, by its id.
     """
 
     def __init__(self) -> None:
         self._opened: asyncio.Queue[ScriptedStream] = asyncio.Queue()
         self.renewed: asyncio.Queue[list[str]] = asyncio.Queue()
+        self.beaten_by: Counter[str] = Counter()
         self.address = ""
 
     async def stream(self) -> ScriptedStream:
@@ -110,6 +117,7 @@ class ScriptedServer(WorkerServiceServicer):
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatReply:  # noqa: N802
         self.renewed.put_nowait(list(request.lease_ids))
+        self.beaten_by[request.worker_id] += 1
         return pb.HeartbeatReply(lease_expires_in_ms=60_000)
 
 

@@ -13,7 +13,7 @@ from quorra_worker_sdk import Context, Worker
 from quorra_worker_sdk.channels import open_aio_channel
 from quorra_worker_sdk.session import Session
 
-from tests.support.scripted_server import SECONDS_MAX, Deaf, ScriptedServer, a_job, scripted_server
+from tests.support.scripted_server import SECONDS_MAX, Deaf, ScriptedServer, ScriptedStream, a_job, scripted_server
 
 SLOTS = 3
 # However low a server's bounds are set, it takes so much.
@@ -34,6 +34,9 @@ async def _serving(worker: Worker[None]) -> AsyncIterator[None]:
     finally:
         worker.stop()
         await asyncio.wait_for(serving, SECONDS_MAX)
+
+
+async def _do_nothing() -> None: ...
 
 
 def _worker(server: ScriptedServer, slots: int = SLOTS, **settings: Any) -> Worker[None]:
@@ -207,6 +210,55 @@ async def test_a_run_whose_transaction_has_committed_is_renewed_no_more(server: 
         await stream.hear_outcome()
 
 
+async def test_an_idle_worker_sends_no_heartbeats_to_a_server_that_sees_its_stream(server: ScriptedServer) -> None:
+    """A thousand of them would keep the server busy with nothing."""
+    resting, beating = _worker(server), _worker(server)
+    for worker in (resting, beating):
+        worker.add("work", _do_nothing)
+    async with _serving(resting):
+        await (await server.stream()).welcome(sees_idle_workers=True)
+        async with _serving(beating):
+            await (await server.stream()).welcome(sees_idle_workers=False)
+            async with asyncio.timeout(SECONDS_MAX):
+                while server.beaten_by[beating.worker_id] < 3:
+                    await server.renewed.get()
+
+    assert 0 == server.beaten_by[resting.worker_id]
+
+
+async def test_a_worker_renews_what_it_holds_and_says_once_that_it_holds_nothing(server: ScriptedServer) -> None:
+    worker, may_end = _worker(server), asyncio.Event()
+
+    @worker.job("work")
+    async def work() -> None:
+        await may_end.wait()
+
+    job = a_job()
+    async with _serving(worker):
+        stream = await server.stream()
+        await stream.welcome(sees_idle_workers=True)
+        await stream.send_jobs(job)
+        async with asyncio.timeout(SECONDS_MAX):
+            assert [job.lease_id] == await server.renewed.get()
+            may_end.set()
+            while (renewed := await server.renewed.get()) == [job.lease_id]:
+                pass
+
+    assert [] == renewed
+
+
+async def test_a_ping_of_the_server_is_answered(server: ScriptedServer) -> None:
+    worker = _worker(server)
+    worker.add("work", _do_nothing)
+    async with _serving(worker):
+        stream = await server.stream()
+        await stream.welcome()
+        await stream.say(ping=pb.Ping(nonce=7))
+        answer = await stream.hear("ping")
+
+    assert 7 == answer.nonce
+
+
 async def test_no_message_is_larger_than_every_server_takes(server: ScriptedServer) -> None:
     """One that is too large would end this stream and every later one: it is kept until its receipt."""
     session = Session(lambda: open_aio_channel(server.address), (), pb.Hello, Deaf())
@@ -229,6 +281,52 @@ async def test_no_message_is_larger_than_every_server_takes(server: ScriptedServ
     assert 2_000 == sum(len(reports.logs) for reports in said)
     assert 80 == len({entry.lease_id for reports in said for entry in reports.succeeded})
     assert max(reports.ByteSize() for reports in said) < MESSAGE_BYTES_MAX
+
+
+@asynccontextmanager
+async def _talking(server: ScriptedServer) -> AsyncIterator[tuple[Session, ScriptedStream]]:
+    """Yield a session and its stream, which sends no receipts of its own."""
+    session = Session(lambda: open_aio_channel(server.address), (), pb.Hello, Deaf())
+    talking = asyncio.create_task(session.run())
+    try:
+        stream = await server.stream()
+        stream.is_slow = True
+        yield session, stream
+    finally:
+        talking.cancel()
+        await asyncio.gather(talking, return_exceptions=True)
+
+
+async def _two_without_receipts(session: Session, stream: ScriptedStream) -> None:
+    for lease_id in ("1.1", "1.2"):
+        session.report(pb.Succeeded(lease_id=lease_id))
+        assert lease_id == (await stream.hear_outcome()).lease_id
+
+
+async def test_outcomes_wait_for_each_other_while_two_messages_have_no_receipt(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a busy worker sends few large messages; each costs both sides as much as a hundred outcomes."""
+    monkeypatch.setattr("quorra_worker_sdk.session.HOLD_SECONDS_MAX", SECONDS_MAX)
+    async with _talking(server) as (session, stream):
+        await _two_without_receipts(session, stream)
+        session.report(pb.Succeeded(lease_id="1.3"))
+        # A turn of the loop, in which it would be sent.
+        await asyncio.sleep(0)
+        session.report(pb.Succeeded(lease_id="1.4"))
+        await stream.say(receipts=pb.Receipts(sequence=1))
+        together = await stream.hear("reports")
+
+    assert ["1.3", "1.4"] == [entry.lease_id for entry in together.succeeded]
+
+
+async def test_an_outcome_does_not_wait_long_for_a_receipt(server: ScriptedServer) -> None:
+    async with _talking(server) as (session, stream):
+        await _two_without_receipts(session, stream)
+        session.report(pb.Succeeded(lease_id="1.3"))
+        outcome = await stream.hear_outcome()
+
+    assert "1.3" == outcome.lease_id
 
 
 async def test_a_refused_failure_is_not_reported_again(server: ScriptedServer) -> None:

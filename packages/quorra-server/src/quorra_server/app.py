@@ -23,6 +23,7 @@ from quorra_server.services.health import HealthService
 from quorra_server.services.lease import LeaseService
 from quorra_server.services.loops import (
     analyze_outgrown,
+    beat_streams,
     close_batches,
     expire_leases,
     fold_counts,
@@ -213,6 +214,11 @@ async def _running(
         ),
         Loop("close_batches", services.closing.run_once, close_batches.INTERVAL_SECONDS),
         Loop("fold_counts", fold_counts.FoldCounts(database.main, metrics).run_once, fold_counts.INTERVAL_SECONDS),
+        Loop(
+            "beat_streams",
+            beat_streams.BeatStreams(database.main, services.dispatcher).run_once,
+            beat_streams.INTERVAL_SECONDS,
+        ),
         Loop("watch_primary", watch.run_once, watch_primary.INTERVAL_SECONDS),
         Loop("report_failovers", failovers.run_once, watch_primary.INTERVAL_SECONDS),
         Loop(

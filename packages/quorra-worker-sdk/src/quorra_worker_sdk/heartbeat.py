@@ -39,11 +39,17 @@ class Heartbeat:
         self._refused = refused
         self._stop = threading.Event()
         self._interval_seconds = 10.0
+        self._rests_when_idle = False
         self._thread = threading.Thread(target=self._run, name="quorra-heartbeat", daemon=True)
 
-    def start(self, interval_seconds: float) -> None:
-        """Begin to beat; a later call changes the interval."""
+    def start(self, interval_seconds: float, *, rests_when_idle: bool) -> None:
+        """Begin to beat; a later call changes how.
+
+        Args:
+            rests_when_idle: Send nothing while nothing is held or runs, once the server has heard that.
+        """
         self._interval_seconds = interval_seconds
+        self._rests_when_idle = rests_when_idle
         if not self._thread.is_alive() and not self._stop.is_set():
             self._thread.start()
 
@@ -54,14 +60,19 @@ class Heartbeat:
     def _run(self) -> None:
         with self._channel() as channel:
             stub = WorkerServiceStub(channel)
+            was_idle = True
             while not self._stop.wait(self._interval_seconds):
-                self._beat(stub)
+                lease_ids = self._held()
+                request = self._request(lease_ids)
+                is_idle = not lease_ids and not request.running
+                if not (is_idle and was_idle and self._rests_when_idle):
+                    self._beat(stub, lease_ids, request)
+                was_idle = is_idle
 
-    def _beat(self, stub: WorkerServiceStub) -> None:
-        lease_ids = self._held()
+    def _beat(self, stub: WorkerServiceStub, lease_ids: Sequence[str], request: pb.HeartbeatRequest) -> None:
         sent_at = time.monotonic()
         try:
-            reply = stub.Heartbeat(self._request(lease_ids), timeout=self._interval_seconds, metadata=self._metadata)
+            reply = stub.Heartbeat(request, timeout=self._interval_seconds, metadata=self._metadata)
         except grpc.RpcError as error:
             self._refused(error)
         else:

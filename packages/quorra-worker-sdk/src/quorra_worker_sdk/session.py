@@ -22,8 +22,14 @@ log = logging.getLogger("quorra.worker")
 
 RECONNECT_SECONDS = (0.1, 5.0)
 SILENT_PINGS_MAX = 3
+# How many intervals pass without a word of ours before it is time for a ping.
+QUIET_PINGS_MAX = 1.5
 PING_SECONDS_DEFAULT = 5.0
 REPORTS_PER_MESSAGE_MAX = 1_000
+# While so many messages wait for their receipts, what is reported waits for one of them, so that messages grow with the
+# load (Nagle's algorithm, RFC 896); but no longer than this.
+MESSAGES_UNRECEIPTED_MAX = 2
+HOLD_SECONDS_MAX = 0.02
 # Of outcomes, and of what handlers said, in one message: whatever a server's bounds are, it takes 4 MiB.
 MESSAGE_BYTES_MAX = 1024 * 1024
 # Trying again does not mend these.
@@ -72,7 +78,8 @@ class Session:
         self._outbox: asyncio.Queue[pb.WorkerMessage] | None = None
         self._is_welcomed = False
         self._flush_is_due = False
-        self._heard_at = 0.0
+        self._hold: asyncio.TimerHandle | None = None
+        self._heard_at = self._said_at = 0.0
         self._ping_seconds = PING_SECONDS_DEFAULT
         self._all_receipted = asyncio.Event()
         self._all_receipted.set()
@@ -111,7 +118,7 @@ class Session:
             self._call.cancel()
 
     def report(self, ending: Ending) -> None:
-        """Report an outcome; it is sent with whatever else ends in this turn of the loop."""
+        """Report an outcome; it is sent with whatever else ends in this turn of the loop, or until a receipt comes."""
         self._endings.append(ending)
         self._all_receipted.clear()
         if len(self._endings) >= REPORTS_PER_MESSAGE_MAX:
@@ -169,10 +176,17 @@ class Session:
     def _flush_soon(self) -> None:
         if not self._flush_is_due:
             self._flush_is_due = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            loop = asyncio.get_running_loop()
+            if len(self._unreceipted) < MESSAGES_UNRECEIPTED_MAX:
+                loop.call_soon(self._flush)
+            else:
+                self._hold = loop.call_later(HOLD_SECONDS_MAX, self._flush)
 
     def _flush(self) -> None:
         self._flush_is_due = False
+        if self._hold is not None:
+            self._hold.cancel()
+            self._hold = None
         if not (self._endings or self._started or self._said_bytes):
             return
         endings, self._endings = self._endings, []
@@ -193,6 +207,7 @@ class Session:
     def _send(self, message: pb.WorkerMessage) -> None:
         # Between two streams nothing is lost: reports are kept, and credit is granted anew.
         if self._outbox is not None:
+            self._said_at = time.monotonic()
             self._outbox.put_nowait(message)
 
     async def _converse(self) -> None:
@@ -204,7 +219,7 @@ class Session:
             outbox.put_nowait(pb.WorkerMessage(hello=self._hello()))
             for message in self._unreceipted.values():
                 outbox.put_nowait(message)
-            self._heard_at = time.monotonic()
+            self._heard_at = self._said_at = time.monotonic()
             tasks = [
                 asyncio.create_task(self._read(call)),
                 asyncio.create_task(self._write(call, outbox)),
@@ -235,6 +250,8 @@ class Session:
                 self._listener.jobs_arrived(message.jobs.jobs)
             elif kind == "receipts":
                 self._take_receipts(message.receipts)
+            elif kind == "ping":
+                self._send(pb.WorkerMessage(ping=message.ping))
             elif kind == "notice":
                 self._take_notice(message.notice)
                 if message.notice.drain:
@@ -254,11 +271,16 @@ class Session:
             await _raise_unless_ok(call)
 
     async def _ping(self) -> None:
+        """Say something now and then, and notice when nobody answers.
+
+        The server's pings come once an interval and are answered, so there is hardly ever anything to say.
+        """
         nonce = 0
         while time.monotonic() - self._heard_at < SILENT_PINGS_MAX * self._ping_seconds:
             await asyncio.sleep(self._ping_seconds)
-            nonce += 1
-            self._send(pb.WorkerMessage(ping=pb.Ping(nonce=nonce)))
+            if time.monotonic() - self._said_at > QUIET_PINGS_MAX * self._ping_seconds:
+                nonce += 1
+                self._send(pb.WorkerMessage(ping=pb.Ping(nonce=nonce)))
         raise TimeoutError("the server is silent")
 
     def _take_receipts(self, receipts: pb.Receipts) -> None:
@@ -267,6 +289,8 @@ class Session:
             self._listener.reports_refused(receipts.refused)
         for sequence in [number for number in self._unreceipted if number <= receipts.sequence]:
             del self._unreceipted[sequence]
+        if self._hold is not None and len(self._unreceipted) < MESSAGES_UNRECEIPTED_MAX:
+            self._flush()
         if not self._unreceipted and not self._endings:
             self._all_receipted.set()
 

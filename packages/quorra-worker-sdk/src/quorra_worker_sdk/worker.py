@@ -18,6 +18,7 @@ from importlib.metadata import version
 from typing import Any, Concatenate, Generic, ParamSpec, overload
 
 import grpc
+from msgspec import Struct
 from quorra_proto.v1 import quorra_pb2 as pb
 from typing_extensions import TypeVar
 
@@ -63,8 +64,7 @@ SAME_SIGNAL_SECONDS = 1.0
 TURN_SECONDS_MAX = 0.005
 
 
-@dataclass(slots=True)
-class _Run:
+class _Run(Struct, eq=False):
     """A job that has a slot, and runs as soon as the loop comes to it."""
 
     job: pb.Job
@@ -335,7 +335,7 @@ class Worker(Generic[Deps]):
             log.warning("the server changed a wish: %s", adjustment)
         self.lease_ttl_seconds = welcome.lease_ttl_seconds
         self._executor.result_bytes_max = welcome.result_bytes_max or RESULT_BYTES_MAX
-        self._heartbeat.start(welcome.heartbeat_interval_ms / 1000)
+        self._heartbeat.start(welcome.heartbeat_interval_ms / 1000, rests_when_idle=welcome.sees_idle_workers)
         self._received = self._granted = 0
         self._received_of.clear()
         self._granted_by_queue = {}
@@ -397,10 +397,11 @@ class Worker(Generic[Deps]):
         of the loop starts twice as many runners.
         """
         self._fill_is_due = False
-        self._turn_ends_at = time.monotonic() + TURN_SECONDS_MAX
+        now = time.monotonic()
+        self._turn_ends_at = now + TURN_SECONDS_MAX
         self._runners_next = 2 * self._runners_next if self._running else 1
         for _ in range(self._runners_next):
-            run = self._next_run()
+            run = self._next_run(now)
             if run is None:
                 self._runners_next = 1
                 break
@@ -416,13 +417,12 @@ class Worker(Generic[Deps]):
             # Not in the context of the run that ended: whatever a handler left there is not for the next one.
             self._loop.call_soon(self._fill, context=self._context)
 
-    def _next_run(self) -> _Run | None:
+    def _next_run(self, now: float) -> _Run | None:
         """Take the next job that can run off the line and count it as running; None if there is none, or no slot."""
         while self._waiting and len(self._running) < self.slots - self._executor.stuck:
             job, lease_id = self._waiting.popleft()
             if self._bounds:
                 self._waiting_of[job.queue] -= 1
-            now = time.monotonic()
             if now >= self._held.get(lease_id, 0.0):
                 self._held.pop(lease_id, None)
             elif (handler := self.handlers.get(job.type)) is not None:
@@ -453,8 +453,9 @@ class Worker(Generic[Deps]):
             while run is not None:
                 run.task = task
                 await self._run_job(run)
-                may_go_on = time.monotonic() < self._turn_ends_at and not task.cancelling()
-                run = self._next_run() if may_go_on and contextvars.copy_context() == unmarked else None
+                now = time.monotonic()
+                may_go_on = now < self._turn_ends_at and not task.cancelling()
+                run = self._next_run(now) if may_go_on and contextvars.copy_context() == unmarked else None
         finally:
             self._fill_soon()
 

@@ -444,6 +444,7 @@ class Welcome(_message.Message):
     PING_INTERVAL_MS_FIELD_NUMBER: _builtins.int
     ADJUSTED_FIELD_NUMBER: _builtins.int
     RESULT_BYTES_MAX_FIELD_NUMBER: _builtins.int
+    SEES_IDLE_WORKERS_FIELD_NUMBER: _builtins.int
     server_id: _builtins.str
     server_version: _builtins.str
     lease_ttl_seconds: _builtins.int
@@ -454,6 +455,8 @@ class Welcome(_message.Message):
     """How often each side pings; three silent intervals mean that the stream is dead."""
     result_bytes_max: _builtins.int
     """Largest result and checkpoint that the server takes; 0, from an older server, means 256 KiB."""
+    sees_idle_workers: _builtins.bool
+    """The server sees a worker by its stream: one that holds no lease and runs nothing needs no heartbeats."""
     @_builtins.property
     def adjusted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Wishes that the server changed, as sentences."""
@@ -468,10 +471,11 @@ class Welcome(_message.Message):
         ping_interval_ms: _builtins.int = ...,
         adjusted: _abc.Iterable[_builtins.str] | None = ...,
         result_bytes_max: _builtins.int = ...,
+        sees_idle_workers: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjusted", b"adjusted", "heartbeat_interval_ms", b"heartbeat_interval_ms", "lease_ttl_seconds", b"lease_ttl_seconds", "ping_interval_ms", b"ping_interval_ms", "result_bytes_max", b"result_bytes_max", "server_id", b"server_id", "server_version", b"server_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjusted", b"adjusted", "heartbeat_interval_ms", b"heartbeat_interval_ms", "lease_ttl_seconds", b"lease_ttl_seconds", "ping_interval_ms", b"ping_interval_ms", "result_bytes_max", b"result_bytes_max", "sees_idle_workers", b"sees_idle_workers", "server_id", b"server_id", "server_version", b"server_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1016,6 +1020,8 @@ Global___Goodbye: _TypeAlias = Goodbye  # noqa: Y015
 
 @_typing.final
 class Ping(_message.Message):
+    """A worker answers the server's pings with the same nonce, and needs none of its own while they come."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NONCE_FIELD_NUMBER: _builtins.int

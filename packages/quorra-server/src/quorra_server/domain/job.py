@@ -69,7 +69,7 @@ class LeaseId(NamedTuple):
         return UUID(self.job_hex)
 
 
-class LeasedJob(NamedTuple):
+class LeasedJob(Struct, frozen=True, gc=False):
     """One member of a lease batch, as the statement returns it. Times are microseconds since the epoch."""
 
     job_id: UUID
@@ -89,11 +89,16 @@ class LeasedJob(NamedTuple):
 
     @property
     def traits(self) -> tuple[object, ...]:
-        """What many jobs of a batch have in common: `type` and all that follows it."""
-        return self[TRAITS_BEGIN:]
-
-
-TRAITS_BEGIN = LeasedJob._fields.index("type")
+        """What many jobs of a batch have in common."""
+        return (
+            self.type,
+            self.priority,
+            self.attempts,
+            self.deliveries,
+            self.generation,
+            self.max_retries,
+            self.timeout_ms,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +128,7 @@ class LeaseBatch:
         return [LeaseId(self.batch, job.ordinal, job.job_id.hex, self.secret) for job in self.jobs]
 
 
-class Report(NamedTuple):
+class Report(Struct, frozen=True, gc=False):
     """What a worker says of one lease.
 
     Attributes:

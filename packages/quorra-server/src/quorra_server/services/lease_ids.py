@@ -1,6 +1,7 @@
 """Lease ids as they travel: one opaque string for each member of a lease batch."""
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from uuid import UUID
 
@@ -8,7 +9,13 @@ from quorra_server.domain.errors import InvalidRequest
 from quorra_server.domain.job import LeaseId
 
 # Ordinal, job, and the tail: batch and secret.
-SHAPE = re.compile(r"([0-9a-f]{1,8})\.([0-9a-f]{32})\.([0-9a-f]{1,16}\.[0-9a-f]{32})")
+SHAPE = re.compile(r"([1-9a-f][0-9a-f]{0,6})\.([0-9a-f]{32})\.([0-9a-f]{1,16}\.[0-9a-f]{32})")
+# Of many lease ids taken apart: all ordinals, each with a space behind it, and one tail.
+ORDINALS = re.compile(r"([1-9a-f][0-9a-f]{0,6} )*")
+TAIL = re.compile(r"[0-9a-f]{1,16}\.[0-9a-f]{32}")
+JOB_DIGITS = {32}
+# What PostgreSQL takes as a number.
+BATCH_MAX = 2**63 - 1
 # Members of a batch come back together, and share the end of their lease ids.
 TAILS_CACHED = 4_096
 
@@ -29,23 +36,46 @@ def decode_lease_id(text: str) -> LeaseId:
     Raises:
         InvalidRequest: It is not one that this server made.
     """
-    shaped = SHAPE.fullmatch(text)
-    if shaped is not None:
-        ordinal_text, job_hex, tail = shaped.groups()
-        ordinal = int(ordinal_text, 16)
+    try:
+        shaped = SHAPE.fullmatch(text)
+        if shaped is None:
+            raise ValueError(text)
+        ordinal, job_hex, tail = shaped.groups()
         batch, secret = _batch_and_secret(tail)
-        if 0 < ordinal < 2**31 and batch < 2**63:
-            return LeaseId(batch, ordinal, job_hex, secret)
-    raise InvalidRequest(
-        "lease_id is not a lease id of this queue; send back the one that came with the job.", field="lease_id"
-    )
+    except ValueError as error:
+        raise InvalidRequest(
+            "lease_id is not a lease id of this queue; send back the one that came with the job.", field="lease_id"
+        ) from error
+    return LeaseId(batch, int(ordinal, 16), job_hex, secret)
+
+
+def decode_lease_ids(texts: Sequence[str]) -> list[LeaseId] | None:
+    """Return the parts of many lease ids, or None if one of them is not what this server makes.
+
+    They are looked at together, which takes half the time of one by one.
+    """
+    try:
+        ordinals, jobs, tails = zip(*[text.split(".", 2) for text in texts], strict=True)
+        digits = "".join(jobs)
+        # Reading and writing digits is the quickest look at each of them that there is.
+        are_jobs = set(map(len, jobs)) == JOB_DIGITS and bytes.fromhex(digits).hex() == digits
+        if not are_jobs or not ORDINALS.fullmatch(" ".join((*ordinals, ""))):
+            return None
+        batches, secrets = zip(*map(_batch_and_secret, tails), strict=True)
+        numbers = [int(ordinal, 16) for ordinal in ordinals]
+        return list(map(LeaseId._make, zip(batches, numbers, jobs, secrets, strict=True)))
+    except ValueError:
+        return None
 
 
 @lru_cache(TAILS_CACHED)
 def _batch_and_secret(tail: str) -> tuple[int, UUID]:
-    """Return what all lease ids of a batch share."""
+    """Return what all lease ids of a batch share; ValueError if it has another shape."""
     batch_text, _, secret = tail.partition(".")
-    return int(batch_text, 16), UUID(secret)
+    batch = int(batch_text, 16)
+    if batch > BATCH_MAX or not TAIL.fullmatch(tail):
+        raise ValueError(tail)
+    return batch, UUID(secret)
 
 
 def text_of(lease: LeaseId) -> str:

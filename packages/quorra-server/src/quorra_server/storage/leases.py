@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import starmap
 from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
@@ -83,7 +84,7 @@ async def lease_jobs(
     )
     if not rows:
         return None
-    jobs = list(map(LeasedJob._make, rows))
+    jobs = list(starmap(LeasedJob, rows))
     jobs.sort(key=attrgetter("ordinal"))
     first = jobs[0]
     return LeaseBatch(
@@ -147,10 +148,11 @@ async def settle_attempts(executor: Executor, principal: str, reports: Sequence[
 
 
 async def _settle(executor: Executor, principal: str, reports: Sequence[Report]) -> list[EndedMembers]:
-    held, kinds, run_ms, results, errors, error_kinds, delays_ms, non_retryables = zip(*reports, strict=True)
-    batches, ordinals, job_hexes, secrets = zip(*held, strict=True)
+    batches, ordinals, job_hexes, secrets = zip(*[report.lease for report in reports], strict=True)
     keys = [(batch, secret.int) for batch, secret in zip(batches, secrets, strict=True)]
     place_of = {key: place for place, key in enumerate(dict.fromkeys(keys), start=1)}
+    kinds = [report.kind for report in reports]
+    non_retryables = [report.non_retryable for report in reports]
     rows = await executor.fetch(
         SETTLE_ATTEMPTS,
         [batch for batch, _ in place_of],
@@ -160,11 +162,11 @@ async def _settle(executor: Executor, principal: str, reports: Sequence[Report])
         array_text(ordinals),
         array_text(job_hexes),
         None if kinds.count(OutcomeKind.SUCCEEDED) == len(kinds) else kinds,
-        array_text(run_ms),
-        sparse(results),
-        sparse(errors),
-        sparse(error_kinds),
-        sparse(delays_ms),
+        array_text([report.run_ms for report in reports]),
+        sparse([report.result for report in reports]),
+        sparse([report.error for report in reports]),
+        sparse([report.error_kind for report in reports]),
+        sparse([report.delay_ms for report in reports]),
         non_retryables if True in non_retryables else None,
     )
     return [

@@ -11,6 +11,7 @@ from quorra_server.storage.statements import statement
 
 RECORD_WORKER = statement("record_worker")
 BEAT_WORKER = statement("beat_worker")
+BEAT_STREAMS = statement("beat_streams")
 FORGET_WORKERS = statement("forget_workers")
 LIST_WORKERS = statement("list_workers")
 # Three heartbeats of the default lease, and some air.
@@ -72,6 +73,11 @@ async def record_worker(executor: Executor, hello: WorkerHello) -> None:
 async def beat_worker(executor: Executor, worker: str, boot_id: str, running: int) -> None:
     """Note a worker's heartbeat."""
     await executor.fetch(BEAT_WORKER, worker, boot_id, running)
+
+
+async def beat_streams(executor: Executor, workers: Sequence[tuple[str, str]]) -> None:
+    """Note that workers live, each named with its boot id: their streams are open."""
+    await executor.fetch(BEAT_STREAMS, [worker for worker, _ in workers], [boot_id for _, boot_id in workers])
 
 
 async def forget_worker(executor: Executor, worker: str, boot_id: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import repeat
 from typing import Any
 
 from google.protobuf.message import Message
@@ -16,7 +17,7 @@ from quorra_server.domain.limits import Limits
 from quorra_server.domain.retry import Backoff
 from quorra_server.domain.states import OutcomeKind
 from quorra_server.domain.validation import JobDraft
-from quorra_server.services.lease_ids import decode_lease_id, encode_lease_id, lease_id_tail, text_of
+from quorra_server.services.lease_ids import decode_lease_id, decode_lease_ids, encode_lease_id, lease_id_tail, text_of
 from quorra_server.services.settle import lease_was_lost
 from quorra_server.storage.workers import LiveWorker
 
@@ -31,18 +32,22 @@ def add_jobs(message: pb.Jobs, batch: LeaseBatch, jobs: Sequence[LeasedJob]) -> 
     sixth of the time that building each message takes.
     """
     tail = lease_id_tail(batch.batch, batch.secret)
+    # What jobs with the same traits share, and the last one of them.
     alike: dict[tuple[object, ...], tuple[pb.Job, LeasedJob]] = {}
     for job in jobs:
-        shared, first = alike.get(job.traits) or alike.setdefault(job.traits, (_shared_fields(batch, job), job))
+        traits = job.traits
+        shared, last = alike.get(traits) or (_shared_fields(batch, job), job)
+        alike[traits] = shared, job
+        # Jobs that were submitted together follow each other.
+        if job.run_at_us != last.run_at_us:
+            _set_time(shared.run_at, job.run_at_us)
+        if job.created_at_us != last.created_at_us:
+            _set_time(shared.created_at, job.created_at_us)
         copied = message.jobs.add()
         copied.CopyFrom(shared)
         copied.id = str(job.job_id)
         copied.payload = job.payload.encode()
         copied.lease_id = encode_lease_id(job.ordinal, job.job_id.hex, tail)
-        if job.run_at_us != first.run_at_us:
-            _set_time(copied.run_at, job.run_at_us)
-        if job.created_at_us != first.created_at_us:
-            _set_time(copied.created_at, job.created_at_us)
         if batch.checkpoints and job.job_id in batch.checkpoints:
             copied.checkpoint = batch.checkpoints[job.job_id].encode()
 
@@ -105,9 +110,11 @@ def outcome_reports(message: pb.Reports, limits: Limits) -> tuple[list[Report], 
         (message.cancelled, _cancellation),
     )
     for entries, read in kinds:
-        for entry in entries:
+        decoded = decode_lease_ids([entry.lease_id for entry in entries]) if entries else ()
+        # One by one where one of them cannot be read, so that only that one is refused.
+        for entry, known in zip(entries, repeat(None) if decoded is None else decoded, strict=False):
             try:
-                lease = decode_lease_id(entry.lease_id)
+                lease = known or decode_lease_id(entry.lease_id)
                 reports.setdefault(lease[:2], read(lease, entry, limits))
             except (InvalidRequest, PayloadTooLarge) as error:
                 refused.append(
@@ -173,7 +180,9 @@ def json_text(raw: bytes, field: str, limits: Limits) -> str | None:
 
 def milliseconds(value: int) -> int:
     """Return a duration of a worker's within bounds that every date can bear: 0 to ten years."""
-    return min(max(value, 0), MILLISECONDS_MAX)
+    if 0 <= value <= MILLISECONDS_MAX:
+        return value
+    return 0 if value < 0 else MILLISECONDS_MAX
 
 
 def readable(text: str, bytes_max: int) -> str:

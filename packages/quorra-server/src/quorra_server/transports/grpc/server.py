@@ -72,6 +72,7 @@ class GrpcServer:
         """
         port = self._server.add_insecure_port(address)
         await self._server.start()
+        self._workers.start()
         await self.set_serving(True)
         return port
 
@@ -88,6 +89,7 @@ class GrpcServer:
     async def stop(self, grace_seconds: float) -> None:
         """Take no more calls, and give those under way so long to end."""
         await self._server.stop(grace_seconds)
+        await self._workers.stop()
 
 
 def _age_options(seconds: float) -> list[tuple[str, int]]:

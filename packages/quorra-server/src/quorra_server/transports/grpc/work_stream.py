@@ -70,8 +70,10 @@ class WorkStream:
         self._database = database
         self._terms = terms
         self._unsent: asyncio.Queue[pb.ServerMessage] = asyncio.Queue(UNSENT_MESSAGES_MAX)
-        self._overran = asyncio.Event()
+        # Set when the worker does not read, or says nothing: there is nobody to talk to.
+        self._is_deaf = asyncio.Event()
         self._heard_at = time.monotonic()
+        self._pings = 0
         self._queue_of_batch: dict[int, str] = {}
         self._unsettled: dict[int, int] = {}
         self._taken_away: dict[int, set[int]] = {}
@@ -83,6 +85,7 @@ class WorkStream:
         self._notes = Notes(database.fast, terms.worker, terms.principal, terms.limits)
         self.stream = Stream(
             worker=terms.worker,
+            boot_id=terms.boot_id,
             principal=terms.principal,
             lease_ms=terms.lease_ms,
             subscriptions=terms.subscriptions,
@@ -98,8 +101,7 @@ class WorkStream:
         reader = asyncio.create_task(self._read())
         others = [
             asyncio.create_task(self._write()),
-            asyncio.create_task(self._ping()),
-            asyncio.create_task(self._wait_for_overrun()),
+            asyncio.create_task(self._is_deaf.wait()),
         ]
         aging = asyncio.create_task(self._age())
         try:
@@ -136,11 +138,12 @@ class WorkStream:
         try:
             self._unsent.put_nowait(message)
         except asyncio.QueueFull:
-            self._overran.set()
+            self._give_up("worker_does_not_read")
 
-    async def _wait_for_overrun(self) -> None:
-        await self._overran.wait()
-        log.warning("worker_does_not_read", worker=self._terms.worker)
+    def _give_up(self, event: str) -> None:
+        if not self._is_deaf.is_set():
+            log.warning(event, worker=self._terms.worker)
+            self._is_deaf.set()
 
     async def _write(self) -> None:
         while True:
@@ -148,13 +151,13 @@ class WorkStream:
             await self._context.write(message)
             self._unsent.task_done()
 
-    async def _ping(self) -> None:
-        nonce = 0
-        while time.monotonic() - self._heard_at < PINGS_MISSED_MAX * self._terms.ping_seconds:
-            await asyncio.sleep(self._terms.ping_seconds)
-            nonce += 1
-            self._send(pb.ServerMessage(ping=pb.Ping(nonce=nonce)))
-        log.info("worker_stream_silent", worker=self._terms.worker)
+    def ping(self) -> None:
+        """Ask the worker for a sign of life; end the stream if it has missed the last ones. Called once an interval."""
+        if time.monotonic() - self._heard_at >= PINGS_MISSED_MAX * self._terms.ping_seconds:
+            self._give_up("worker_stream_silent")
+            return
+        self._pings += 1
+        self._send(pb.ServerMessage(ping=pb.Ping(nonce=self._pings)))
 
     async def _read(self) -> None:
         while isinstance(message := await self._context.read(), pb.WorkerMessage):  # else it is the end

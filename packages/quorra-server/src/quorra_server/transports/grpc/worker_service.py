@@ -23,6 +23,7 @@ from quorra_server.storage import workers
 from quorra_server.storage.database import Database
 from quorra_server.storage.workers import WorkerHello
 from quorra_server.transports.grpc import convert
+from quorra_server.transports.grpc.pings import Pings
 from quorra_server.transports.grpc.work_stream import Context, StreamTerms, WorkStream
 
 log = structlog.get_logger(__name__)
@@ -72,6 +73,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
         self._node = node
         self._version = version
         self._streams: set[WorkStream] = set()
+        self._pings = Pings(PING_SECONDS)
         self._is_draining = False
 
     async def LeaseJobs(self, request: pb.LeaseRequest, context: Any) -> AsyncIterator[pb.Job]:
@@ -171,12 +173,22 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
         await workers.record_worker(self._database.main, self._introduce(first.hello))
         stream = WorkStream(context, self._services, self._database, terms)
         self._streams.add(stream)
+        self._pings.add(stream)
         if self._is_draining:
             stream.drain(SHUTTING_DOWN)
         try:
             await stream.run(welcome)
         finally:
             self._streams.discard(stream)
+            self._pings.remove(stream)
+
+    def start(self) -> None:
+        """Begin to ask streams for signs of life."""
+        self._pings.start()
+
+    async def stop(self) -> None:
+        """Ask no more."""
+        await self._pings.stop()
 
     async def drain(self) -> None:
         """Tell all workers to reconnect elsewhere, and see that they hear it."""
@@ -224,6 +236,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
             ping_interval_ms=int(PING_SECONDS * 1000),
             adjusted=adjusted,
             result_bytes_max=limits.result_bytes_max,
+            sees_idle_workers=True,
         )
         return terms, welcome
 
