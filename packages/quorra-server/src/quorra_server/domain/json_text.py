@@ -68,7 +68,7 @@ def searchable_json(text: bytes | str, field: str, limits: Limits) -> str:
 
 
 def _check_syntax(raw: bytes, field: str, *, object_only: bool) -> None:
-    if object_only and not raw.lstrip(b" \t\r\n").startswith(b"{"):
+    if object_only and not raw.startswith(b"{") and not raw.lstrip(b" \t\r\n").startswith(b"{"):
         raise _refused(field, f'{field} needs to be a JSON object, such as {{"to": "a@b.c"}}.')
     try:
         _check_grammar(raw)
