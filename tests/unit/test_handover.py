@@ -9,7 +9,6 @@ def stream_with(batches: int) -> Stream:
     """Return a stream that was handed over so many small batches now."""
     stream = Stream(
         worker="w",
-        boot_id="b",
         principal="p",
         lease_ms=30_000,
         subscriptions=[],

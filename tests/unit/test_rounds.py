@@ -103,7 +103,6 @@ async def _dispatching() -> "AsyncIterator[asyncio.Queue[LeaseBatch]]":
     dispatcher = Dispatcher(SimpleNamespace(), wakeups, Metrics("0.0.0", "node"), poll_seconds=POLL_SECONDS)  # type: ignore[arg-type]
     stream = Stream(
         worker="w",
-        boot_id="b",
         principal="p",
         lease_ms=30_000,
         subscriptions=[Subscription("queue")],

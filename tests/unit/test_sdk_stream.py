@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -210,20 +210,32 @@ async def test_a_run_whose_transaction_has_committed_is_renewed_no_more(server: 
         await stream.hear_outcome()
 
 
+@asynccontextmanager
+async def _beating(server: ScriptedServer) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
+    """Let a worker send heartbeats all the time; yields what waits until it has sent so many more: a clock of beats."""
+    worker = _worker(server)
+    worker.add("work", _do_nothing)
+
+    async def beats(count: int) -> None:
+        until = server.beaten_by[worker.worker_id] + count
+        async with asyncio.timeout(SECONDS_MAX):
+            while server.beaten_by[worker.worker_id] < until:
+                await server.renewed.get()
+
+    async with _serving(worker):
+        await (await server.stream()).welcome(sees_idle_workers=False)
+        yield beats
+
+
 async def test_an_idle_worker_sends_no_heartbeats_to_a_server_that_sees_its_stream(server: ScriptedServer) -> None:
     """A thousand of them would keep the server busy with nothing."""
-    resting, beating = _worker(server), _worker(server)
-    for worker in (resting, beating):
-        worker.add("work", _do_nothing)
-    async with _serving(resting):
+    worker = _worker(server)
+    worker.add("work", _do_nothing)
+    async with _beating(server) as beats, _serving(worker):
         await (await server.stream()).welcome(sees_idle_workers=True)
-        async with _serving(beating):
-            await (await server.stream()).welcome(sees_idle_workers=False)
-            async with asyncio.timeout(SECONDS_MAX):
-                while server.beaten_by[beating.worker_id] < 3:
-                    await server.renewed.get()
+        await beats(3)
 
-    assert 0 == server.beaten_by[resting.worker_id]
+    assert 0 == server.beaten_by[worker.worker_id]
 
 
 async def test_a_worker_renews_what_it_holds_and_says_once_that_it_holds_nothing(server: ScriptedServer) -> None:
@@ -233,18 +245,22 @@ async def test_a_worker_renews_what_it_holds_and_says_once_that_it_holds_nothing
     async def work() -> None:
         await may_end.wait()
 
-    job = a_job()
-    async with _serving(worker):
+    async with _beating(server) as beats, _serving(worker):
         stream = await server.stream()
         await stream.welcome(sees_idle_workers=True)
-        await stream.send_jobs(job)
-        async with asyncio.timeout(SECONDS_MAX):
-            assert [job.lease_id] == await server.renewed.get()
-            may_end.set()
-            while (renewed := await server.renewed.get()) == [job.lease_id]:
-                pass
+        await stream.send_jobs(a_job())
+        await beats(3)
+        while_busy = server.beaten_by[worker.worker_id]
+        may_end.set()
+        await stream.hear_outcome()
+        await beats(3)
+        once_idle = server.beaten_by[worker.worker_id]
+        await beats(3)
 
-    assert [] == renewed
+    assert 2 <= while_busy
+    # One may have been on its way while the job ended.
+    assert while_busy + 1 <= once_idle <= while_busy + 2
+    assert once_idle == server.beaten_by[worker.worker_id]
 
 
 async def test_a_ping_of_the_server_is_answered(server: ScriptedServer) -> None:

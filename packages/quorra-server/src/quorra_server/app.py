@@ -171,6 +171,7 @@ def _services(
         starts=StartsBuffer(database.fast),
         settle=settle,
         closing=close_batches.CloseBatches(database.fast),
+        beating=beat_streams.BeatStreams(database.main),
         cancel=CancelService(database.main, wakeups),
         retry=RetryService(database.main, wakeups),
         replay=ReplayService(database.main, wakeups),
@@ -214,11 +215,7 @@ async def _running(
         ),
         Loop("close_batches", services.closing.run_once, close_batches.INTERVAL_SECONDS),
         Loop("fold_counts", fold_counts.FoldCounts(database.main, metrics).run_once, fold_counts.INTERVAL_SECONDS),
-        Loop(
-            "beat_streams",
-            beat_streams.BeatStreams(database.main, services.dispatcher).run_once,
-            beat_streams.INTERVAL_SECONDS,
-        ),
+        Loop("beat_streams", services.beating.run_once, beat_streams.INTERVAL_SECONDS),
         Loop("watch_primary", watch.run_once, watch_primary.INTERVAL_SECONDS),
         Loop("report_failovers", failovers.run_once, watch_primary.INTERVAL_SECONDS),
         Loop(

@@ -19,7 +19,7 @@ class Renewal(Protocol):
 
 
 class Heartbeat:
-    """One thread with one synchronous channel."""
+    """One thread with one synchronous channel, while there is something to say."""
 
     def __init__(
         self,
@@ -58,22 +58,31 @@ class Heartbeat:
         self._stop.set()
 
     def _run(self) -> None:
-        with self._channel() as channel:
-            stub = WorkerServiceStub(channel)
-            was_idle = True
-            while not self._stop.wait(self._interval_seconds):
-                lease_ids = self._held()
-                request = self._request(lease_ids)
-                is_idle = not lease_ids and not request.running
-                if not (is_idle and was_idle and self._rests_when_idle):
-                    self._beat(stub, lease_ids, request)
-                was_idle = is_idle
+        channel: grpc.Channel | None = None
+        may_rest = True
+        while not self._stop.wait(self._interval_seconds):
+            lease_ids = self._held()
+            request = self._request(lease_ids)
+            is_idle = not lease_ids and not request.running
+            if is_idle and may_rest and self._rests_when_idle:
+                continue
+            channel = channel or self._channel()
+            was_heard = self._beat(WorkerServiceStub(channel), lease_ids, request)
+            may_rest = is_idle and was_heard
+            # A connection that rests may be dropped on its way without a word: the next beats have one of their own.
+            if not was_heard or (may_rest and self._rests_when_idle):
+                channel.close()
+                channel = None
+        if channel is not None:
+            channel.close()
 
-    def _beat(self, stub: WorkerServiceStub, lease_ids: Sequence[str], request: pb.HeartbeatRequest) -> None:
+    def _beat(self, stub: WorkerServiceStub, lease_ids: Sequence[str], request: pb.HeartbeatRequest) -> bool:
+        """Send one, and say whether it was heard."""
         sent_at = time.monotonic()
         try:
             reply = stub.Heartbeat(request, timeout=self._interval_seconds, metadata=self._metadata)
         except grpc.RpcError as error:
             self._refused(error)
-        else:
-            self._renewed(lease_ids, sent_at, reply)
+            return False
+        self._renewed(lease_ids, sent_at, reply)
+        return True

@@ -271,9 +271,9 @@ class Session:
             await _raise_unless_ok(call)
 
     async def _ping(self) -> None:
-        """Say something now and then, and notice when nobody answers.
+        """Say something now and then, and notice when the server says nothing.
 
-        The server's pings come once an interval and are answered, so there is hardly ever anything to say.
+        Its pings come once an interval and are answered, so there is hardly ever anything to say by ourselves.
         """
         nonce = 0
         while time.monotonic() - self._heard_at < SILENT_PINGS_MAX * self._ping_seconds:

@@ -397,11 +397,10 @@ class Worker(Generic[Deps]):
         of the loop starts twice as many runners.
         """
         self._fill_is_due = False
-        now = time.monotonic()
-        self._turn_ends_at = now + TURN_SECONDS_MAX
+        self._turn_ends_at = time.monotonic() + TURN_SECONDS_MAX
         self._runners_next = 2 * self._runners_next if self._running else 1
         for _ in range(self._runners_next):
-            run = self._next_run(now)
+            run = self._next_run(time.monotonic())
             if run is None:
                 self._runners_next = 1
                 break

@@ -452,7 +452,7 @@ class Welcome(_message.Message):
     heartbeat_interval_ms: _builtins.int
     """How often to renew leases."""
     ping_interval_ms: _builtins.int
-    """How often each side pings; three silent intervals mean that the stream is dead."""
+    """How often the server pings; three intervals in which one side says nothing mean that the stream is dead."""
     result_bytes_max: _builtins.int
     """Largest result and checkpoint that the server takes; 0, from an older server, means 256 KiB."""
     sees_idle_workers: _builtins.bool

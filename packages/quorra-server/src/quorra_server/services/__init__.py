@@ -6,6 +6,7 @@ from quorra_server.services.cancel import CancelService
 from quorra_server.services.dispatch import Dispatcher
 from quorra_server.services.health import HealthService
 from quorra_server.services.lease import LeaseService
+from quorra_server.services.loops.beat_streams import BeatStreams
 from quorra_server.services.loops.close_batches import CloseBatches
 from quorra_server.services.plain_workers import PlainWorkers
 from quorra_server.services.purge import PurgeService
@@ -29,6 +30,7 @@ class Services:
     starts: StartsBuffer
     settle: SettleService
     closing: CloseBatches
+    beating: BeatStreams
     cancel: CancelService
     retry: RetryService
     replay: ReplayService

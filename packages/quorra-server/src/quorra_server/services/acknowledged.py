@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 from uuid import UUID
 
-from quorra_server.domain.job import LeaseId
-
 # What a standby that is further behind than this has lost is told as a window of time only.
 KEEP_SECONDS = 60.0
 # About 20 MB of ids.
@@ -44,15 +42,15 @@ class Acknowledged:
         """Take the clock to forget by."""
         self._clock = clock
         self._jobs: _Recent[UUID] = _Recent()
-        self._outcomes: _Recent[LeaseId] = _Recent()
+        self._outcomes: _Recent[tuple[str, int]] = _Recent()
 
     def jobs(self, ids: Sequence[UUID]) -> None:
         """Remember submissions."""
         self._jobs.add(ids, self._clock())
 
-    def outcomes(self, ended: Sequence[LeaseId]) -> None:
-        """Remember outcomes, by the leases that they ended."""
-        self._outcomes.add(ended, self._clock())
+    def outcomes(self, members: Sequence[tuple[str, int]]) -> None:
+        """Remember outcomes, as (job, batch)."""
+        self._outcomes.add(members, self._clock())
 
     def forget(self, seconds_ago: float) -> None:
         """Forget everything but the last so many seconds: it was looked for, and what is missing was reported."""
@@ -61,5 +59,5 @@ class Acknowledged:
         self._outcomes.forget(until)
 
     def recent(self) -> tuple[list[UUID], list[tuple[str, int]]]:
-        """Return what is remembered: submissions, and outcomes as (job, batch)."""
-        return self._jobs.all(), [(lease.job_hex, lease.batch) for lease in self._outcomes.all()]
+        """Return what is remembered: submissions and outcomes."""
+        return self._jobs.all(), self._outcomes.all()

@@ -69,7 +69,6 @@ class Stream:
         self,
         *,
         worker: str,
-        boot_id: str,
         principal: str,
         lease_ms: int,
         subscriptions: Sequence[Subscription],
@@ -79,7 +78,6 @@ class Stream:
     ) -> None:
         """Take who it is, and how to reach it; `deliver` and `end_leases` must not block."""
         self.worker = worker
-        self.boot_id = boot_id
         self.principal = principal
         self.lease_ms = lease_ms
         # Running totals of the bounded queues, as those of all jobs below: allowed, and sent or being leased.
@@ -240,10 +238,6 @@ class Dispatcher:
             if not lane.streams:
                 self._forget_lane(lane)
         self._metrics.streams.set(len(self._streams))
-
-    def workers(self) -> list[tuple[str, str]]:
-        """Name the workers whose streams are open, each with its boot id."""
-        return [(stream.worker, stream.boot_id) for stream in self._streams]
 
     def grant(self, stream: Stream, granted_total: int, by_queue: Mapping[str, int]) -> None:
         """Take a stream's credit: the running totals of all jobs that it ever allowed, in all and of bounded queues."""

@@ -169,7 +169,11 @@ class SettleService:
     ) -> None:
         """Count, wake up whoever can lease what is ready again, and answer whoever waits for an end."""
         self._acknowledged.outcomes(
-            [report.lease for report in reports if not refused or report.lease[:2] not in refused]
+            [
+                (report.lease.job_hex, report.lease.batch)
+                for report in reports
+                if not refused or report.lease[:2] not in refused
+            ]
         )
         for alike in ended:
             self._count(alike)

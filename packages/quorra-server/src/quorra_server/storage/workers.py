@@ -75,9 +75,10 @@ async def beat_worker(executor: Executor, worker: str, boot_id: str, running: in
     await executor.fetch(BEAT_WORKER, worker, boot_id, running)
 
 
-async def beat_streams(executor: Executor, workers: Sequence[tuple[str, str]]) -> None:
-    """Note that workers live, each named with its boot id: their streams are open."""
-    await executor.fetch(BEAT_STREAMS, [worker for worker, _ in workers], [boot_id for _, boot_id in workers])
+async def beat_streams(executor: Executor, workers: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Note that workers live, each named with its boot id, as their streams are open; return those that are known."""
+    rows = await executor.fetch(BEAT_STREAMS, [worker for worker, _ in workers], [boot_id for _, boot_id in workers])
+    return {(worker, boot_id) for worker, boot_id in rows}
 
 
 async def forget_worker(executor: Executor, worker: str, boot_id: str) -> None:

@@ -4,3 +4,4 @@ UPDATE quorra.workers
 SET last_beat_at = statement_timestamp()
 FROM unnest($1::text[], $2::text[]) AS open (worker, boot_id)
 WHERE workers.worker = open.worker AND workers.boot_id = open.boot_id
+RETURNING workers.worker, workers.boot_id

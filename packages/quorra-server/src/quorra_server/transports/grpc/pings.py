@@ -6,9 +6,14 @@ whoever comes then.
 
 import asyncio
 import itertools
+import time
+
+import structlog
 
 from quorra_server.services.ending import end_tasks
 from quorra_server.transports.grpc.work_stream import WorkStream
+
+log = structlog.get_logger(__name__)
 
 GROUPS = 25
 
@@ -41,7 +46,18 @@ class Pings:
             await end_tasks([self._task])
 
     async def _run(self) -> None:
+        step = self._interval_seconds / GROUPS
+        due = time.monotonic()
         for group in itertools.cycle(self._groups):
-            await asyncio.sleep(self._interval_seconds / GROUPS)
+            # Of a loop that is late only the last round is made good, so that intervals stay what they are.
+            due = max(due + step, time.monotonic() - self._interval_seconds)
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
             for stream in group:
-                stream.ping()
+                self._ping(stream)
+
+    def _ping(self, stream: WorkStream) -> None:
+        try:
+            stream.ping()
+        except Exception:
+            # A bug that one stream meets must not leave all others without pings.
+            log.exception("ping_failed")

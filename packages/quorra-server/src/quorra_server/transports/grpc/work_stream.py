@@ -74,6 +74,7 @@ class WorkStream:
         self._is_deaf = asyncio.Event()
         self._heard_at = time.monotonic()
         self._pings = 0
+        self._reads = True
         self._queue_of_batch: dict[int, str] = {}
         self._unsettled: dict[int, int] = {}
         self._taken_away: dict[int, set[int]] = {}
@@ -85,7 +86,6 @@ class WorkStream:
         self._notes = Notes(database.fast, terms.worker, terms.principal, terms.limits)
         self.stream = Stream(
             worker=terms.worker,
-            boot_id=terms.boot_id,
             principal=terms.principal,
             lease_ms=terms.lease_ms,
             subscriptions=terms.subscriptions,
@@ -106,7 +106,8 @@ class WorkStream:
         aging = asyncio.create_task(self._age())
         try:
             done, _ = await asyncio.wait([reader, *others], return_when=asyncio.FIRST_COMPLETED)
-            if reader in done:
+            self._reads = reader not in done
+            if not self._reads:
                 self._services.dispatcher.close_stream(self.stream)
                 await self._finish_reports()
             for task in done:
@@ -138,11 +139,8 @@ class WorkStream:
         try:
             self._unsent.put_nowait(message)
         except asyncio.QueueFull:
-            self._give_up("worker_does_not_read")
-
-    def _give_up(self, event: str) -> None:
-        if not self._is_deaf.is_set():
-            log.warning(event, worker=self._terms.worker)
+            if not self._is_deaf.is_set():
+                log.warning("worker_does_not_read", worker=self._terms.worker)
             self._is_deaf.set()
 
     async def _write(self) -> None:
@@ -153,8 +151,9 @@ class WorkStream:
 
     def ping(self) -> None:
         """Ask the worker for a sign of life; end the stream if it has missed the last ones. Called once an interval."""
-        if time.monotonic() - self._heard_at >= PINGS_MISSED_MAX * self._terms.ping_seconds:
-            self._give_up("worker_stream_silent")
+        if self._reads and time.monotonic() - self._heard_at >= PINGS_MISSED_MAX * self._terms.ping_seconds:
+            log.info("worker_stream_silent", worker=self._terms.worker)
+            self._is_deaf.set()
             return
         self._pings += 1
         self._send(pb.ServerMessage(ping=pb.Ping(nonce=self._pings)))

@@ -40,7 +40,7 @@ PING_SECONDS = 5.0
 AGE_JITTER = (0.9, 1.1)
 # Three tries fit into a lease.
 HEARTBEATS_PER_LEASE = 3
-# Operators see a worker by its heartbeats, however long its leases are.
+# Operators see by its heartbeats how much a worker runs, however long its leases are.
 HEARTBEAT_SECONDS_MAX = 15.0
 # What is shown as the version of workers that speak the plain way.
 PLAIN_SDK = "LeaseJobs"
@@ -170,14 +170,16 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
         if not isinstance(first, pb.WorkerMessage) or first.WhichOneof("message") != "hello":
             raise InvalidRequest("The first message of a stream is Hello.", field="hello")
         terms, welcome = self._agree(first.hello, context.principal)  # type: ignore[attr-defined]
-        await workers.record_worker(self._database.main, self._introduce(first.hello))
+        hello = self._introduce(first.hello)
+        await workers.record_worker(self._database.main, hello)
         stream = WorkStream(context, self._services, self._database, terms)
         self._streams.add(stream)
         self._pings.add(stream)
         if self._is_draining:
             stream.drain(SHUTTING_DOWN)
         try:
-            await stream.run(welcome)
+            with self._services.beating.seeing(hello):
+                await stream.run(welcome)
         finally:
             self._streams.discard(stream)
             self._pings.remove(stream)
