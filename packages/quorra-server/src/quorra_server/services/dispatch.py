@@ -192,7 +192,6 @@ class Dispatcher:
         self._poll_seconds = poll_seconds
         self._lanes: dict[tuple[str, frozenset[str] | None], Lane] = {}
         self._by_queue: dict[str, list[Lane]] = {}
-        self._hot: set[Lane] = set()
         self._streams: set[Stream] = set()
         self._leases: set[asyncio.Task[None]] = set()
         self._seats: set[asyncio.Future[None]] = set()
@@ -296,9 +295,17 @@ class Dispatcher:
             return
         for lane in stream.lanes:
             lane.ready.setdefault(stream)
+        self._feed(stream)
+
+    def _feed(self, stream: Stream) -> None:
+        """Lease for a stream from its hot lanes, as far as it prefers no other: of thousands few are looked at."""
         for lane in stream.lanes:
-            if lane.is_hot:
+            if stream.free <= 0:
+                return
+            if lane.is_hot and stream.room_in(lane.queue) > 0:
                 self._pump(lane)
+                if not stream.shares and stream.room_in(lane.queue) > 0:
+                    return
 
     def _hear(self, hint: Hint) -> None:
         for queue in hint.queues:
@@ -311,16 +318,14 @@ class Dispatcher:
     def _heat(self, lane: Lane) -> None:
         lane.is_hot = True
         lane.heat += 1
-        self._hot.add(lane)
         self._pump(lane)
 
     def _cool(self, lane: Lane) -> None:
         lane.is_hot = False
         lane.is_plenty = False
-        self._hot.discard(lane)
         # Streams prefer their first queues; now that this one is empty, they may turn to the next.
-        for other in list(self._hot):
-            self._pump(other)
+        for stream in list(lane.streams):
+            self._feed(stream)
 
     def _pump(self, lane: Lane) -> None:
         """Start leases for a hot lane, as far as streams have credit."""
@@ -494,7 +499,6 @@ class Dispatcher:
         if lane is None:
             lane = self._lanes[queue, types] = Lane(queue, types)
             self._by_queue.setdefault(queue, []).append(lane)
-            self._hot.add(lane)
         return lane
 
     def _forget_lane(self, lane: Lane) -> None:
@@ -502,7 +506,6 @@ class Dispatcher:
         self._by_queue[lane.queue].remove(lane)
         if not self._by_queue[lane.queue]:
             del self._by_queue[lane.queue]
-        self._hot.discard(lane)
 
 
 def _are_of_one_line(jobs: Sequence[NewJob]) -> bool:
