@@ -1,5 +1,6 @@
 """What producers and operators do over REST."""
 
+import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -10,7 +11,9 @@ import httpx
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from tests.support.locks import is_held_up, locked
 from tests.support.processes import RunningServer
+from tests.support.waiting import eventually
 
 
 def _submit(api: httpx.Client, queue: str, **fields: Any) -> dict[str, Any]:
@@ -274,3 +277,19 @@ def test_openapi_describes_every_route(api: httpx.Client) -> None:
     references = set(json.dumps(document).split('"#/components/schemas/')[1:])
     assert {text.partition('"')[0] for text in references} <= document["components"]["schemas"].keys()
     assert 200 == api.get("/docs").status_code
+
+
+async def test_a_submission_is_answered_when_it_is_durable_and_not_before(
+    shared_server: RunningServer, queue_name: str
+) -> None:
+    job = {"type": "t", "queue": queue_name, "payload": {}}
+    headers = {"X-API-Key": shared_server.api_key}
+    async with httpx.AsyncClient(base_url=shared_server.http_url, headers=headers) as client:
+        async with locked(shared_server, "quorra.jobs"):
+            submission = asyncio.create_task(client.post("/v1/jobs", json=job))
+            await eventually(lambda: is_held_up(shared_server, "quorra.jobs"), "the submission waits")
+
+            early, _ = await asyncio.wait({submission}, timeout=0.3)
+
+        assert not early
+        assert 201 == (await submission).status_code

@@ -11,6 +11,7 @@ import httpx
 from quorra_proto.v1 import quorra_pb2 as pb
 from quorra_proto.v1.quorra_pb2_grpc import WorkerServiceStub
 
+from tests.support.locks import is_held_up, locked
 from tests.support.processes import RunningServer
 from tests.support.waiting import eventually
 
@@ -223,10 +224,10 @@ async def test_no_receipt_comes_before_the_commit(
         await worker.hear("welcome")
         await worker.say(credit=pb.Credit(granted_total=1))
         (job,) = await worker.jobs(1)
-        async with _locked(shared_server, "quorra.outcomes"):
+        async with locked(shared_server, "quorra.outcomes"):
             await worker.say(reports=pb.Reports(sequence=0, succeeded=[pb.Succeeded(lease_id=job.lease_id)]))
             receipt = asyncio.create_task(worker.hear("receipts"))
-            await eventually(lambda: _is_held_up(shared_server, "quorra.outcomes"), "the settle waits")
+            await eventually(lambda: is_held_up(shared_server, "quorra.outcomes"), "the settle waits")
 
             early, _ = await asyncio.wait({receipt}, timeout=0.3)
 
@@ -238,10 +239,10 @@ async def test_jobs_leased_for_a_stream_that_has_gone_come_back_at_once(
     shared_server: RunningServer, api: httpx.Client, queue_name: str
 ) -> None:
     (job_id,) = _submit(api, queue_name, 1)
-    async with _locked(shared_server, "quorra.ready"), _conversation(shared_server, queue_name) as worker:
+    async with locked(shared_server, "quorra.ready"), _conversation(shared_server, queue_name) as worker:
         await worker.hear("welcome")
         await worker.say(credit=pb.Credit(granted_total=1))
-        await eventually(lambda: _is_held_up(shared_server, "quorra.ready"), "the lease waits")
+        await eventually(lambda: is_held_up(shared_server, "quorra.ready"), "the lease waits")
         await worker.say(goodbye=pb.Goodbye())
         await worker.say(reports=pb.Reports(sequence=0))
         await worker.hear("receipts")
@@ -251,28 +252,3 @@ async def test_jobs_leased_for_a_stream_that_has_gone_come_back_at_once(
         return (found["status"], found["deliveries"]) == ("pending", 1)
 
     await eventually(is_back, "the job is in line again")
-
-
-@asynccontextmanager
-async def _locked(server: RunningServer, table: str) -> AsyncIterator[None]:
-    """Let nobody else touch a table meanwhile."""
-    connection = await asyncpg.connect(server.database_url)
-    try:
-        async with connection.transaction():
-            await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
-            yield
-    finally:
-        await connection.close()
-
-
-async def _is_held_up(server: RunningServer, table: str) -> bool:
-    """Say whether somebody waits for a table."""
-    connection = await asyncpg.connect(server.database_url)
-    try:
-        return bool(
-            await connection.fetchval(
-                "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = $1::regclass)", table
-            )
-        )
-    finally:
-        await connection.close()
