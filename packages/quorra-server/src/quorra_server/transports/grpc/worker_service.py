@@ -16,7 +16,7 @@ from quorra_server.domain.states import OutcomeKind
 from quorra_server.services import Services
 from quorra_server.services.dispatch import Subscription
 from quorra_server.services.lease import LeaseWish
-from quorra_server.services.lease_ids import decode_lease_id, text_of
+from quorra_server.services.lease_ids import decode_lease_id, decode_lease_ids, text_of
 from quorra_server.services.renew import renew_leases
 from quorra_server.services.settle import lease_was_lost
 from quorra_server.storage import workers
@@ -153,7 +153,8 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
         """Renew leases, and name the ones that are over."""
         seconds = self._lease_seconds(request.lease_ttl_seconds)
         worker, boot_id = self._name(request.worker_id, "worker_id"), self._name(request.boot_id, "boot_id")
-        held = [decode_lease_id(text) for text in request.lease_ids]
+        # One by one where one of them cannot be read: that one is refused.
+        held = decode_lease_ids(request.lease_ids) or [decode_lease_id(text) for text in request.lease_ids]
         for entry in request.started:
             lease, ago_ms = decode_lease_id(entry.lease_id), convert.milliseconds(entry.ago_ms)
             self._services.starts.add(lease, context.principal, ago_ms)
