@@ -34,6 +34,8 @@ STANDSTILL_SECONDS_MAX = 60.0
 REST_SECONDS_MAX = 600.0
 LOOK_AGAIN_TIMES = 5
 LOOK_SECONDS = 1.0
+# Where nobody watches a screen, such as in CI, a line says now and then how far the run is.
+LINE_SECONDS = 60.0
 PAGE_JOBS = 200
 LISTED_STATES = ("dead", "cancelled")
 
@@ -116,6 +118,7 @@ class Run:
         self._began = time.monotonic()
         self._totals = {"created": 0, "succeeded": 0, "waiting": 0, "ended": 0}
         self._rate = 0.0
+        self._line_is_due_at = 0.0
 
     async def run(self) -> None:
         """Hurt, heal, rest, look."""
@@ -156,7 +159,7 @@ class Run:
 
     async def _show(self, live: Live) -> None:
         while True:
-            live.update(self._picture())
+            self._show_picture(live)
             await asyncio.sleep(LOOK_SECONDS)
 
     def _mark(self, phase: str) -> None:
@@ -279,7 +282,7 @@ class Run:
                 # Whatever happens to PostgreSQL, the run must see how far it is.
                 self._recent.appendleft(f"not shown: {type(error).__name__}: {error}"[:80])
             await asyncio.sleep(LOOK_SECONDS)
-            live.update(self._picture())
+            self._show_picture(live)
 
     async def _watch_once(self, live: Live) -> None:
         settings = {"application_name": "faults"}
@@ -296,20 +299,28 @@ class Run:
             now, ended = time.monotonic(), self._totals["ended"]
             self._rate = (ended - before) / (now - at)
             before, at = ended, now
-            live.update(self._picture())
+            self._show_picture(live)
             await asyncio.sleep(LOOK_SECONDS)
 
+    def _show_picture(self, live: Live) -> None:
+        live.update(self._picture())
+        if not self._console.is_terminal and time.monotonic() >= self._line_is_due_at:
+            self._line_is_due_at = time.monotonic() + LINE_SECONDS
+            self._console.print(self._head(), soft_wrap=True)
+
     def _picture(self) -> Group:
+        table = Table.grid()
+        for line in self._recent:
+            table.add_row(f"  {line}")
+        return Group(self._head(), table)
+
+    def _head(self) -> Text:
         totals = self._totals
-        head = Text(
+        return Text(
             f"{self._phase:<10} {time.monotonic() - self._began:5.0f} s   jobs {totals['created']:>8,}   waiting "
             f"{totals['waiting']:>6,}   ended/s {self._rate:>6,.0f}   faults {sum(self._times.values())}   "
             f"kinds with an effect {sum(hits > 0 for hits in self._hits.values())} of {len(self._options.kinds)}"
         )
-        table = Table.grid()
-        for line in self._recent:
-            table.add_row(f"  {line}")
-        return Group(head, table)
 
 
 DISTURBED = (
