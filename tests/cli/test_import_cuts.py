@@ -1,4 +1,4 @@
-"""Imports that are cut: nothing is doubled, left out or forgotten when the command is repeated."""
+"""Imports that are cut or refused in part: nothing is doubled, left out or forgotten when the command is repeated."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from quorractl.commands import importing
 from tests.cli.scripted import CUT, Answer, ScriptedServer, answered, lines_of, problem
 
 A_JOB = '{"type":"t","payload":{}}\n'
+INVALID = problem(422, "invalid_request", "type is missing.")
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +45,7 @@ def test_lines_that_were_recorded_and_not_answered_come_again_under_the_same_ids
 
 
 def test_a_report_is_of_the_whole_file_also_after_a_cut(scripted: ScriptedServer, file: Path) -> None:
-    refused = answered({2: problem(422, "invalid_request", "type is missing.")})
+    refused = answered({2: INVALID})
     scripted.run("import", str(file), answers=(refused, CUT))
 
     again = scripted.run("import", str(file), "-o", "json", answers=(answered(existing=True),))
@@ -194,3 +195,104 @@ def test_a_line_that_is_nested_too_deeply_is_for_the_server_to_refuse(scripted: 
 
     assert line.encode() == done.requests[0].content
     assert 1 == done.exit_code
+
+
+def test_a_line_that_was_mended_comes_again_with_the_others_under_their_ids(
+    scripted: ScriptedServer, file: Path, kept: Path
+) -> None:
+    refused = scripted.run("import", str(file), answers=(answered({2: INVALID}), answered()))
+    file.write_text(A_JOB + '{"type":"mended","payload":{}}\n' + A_JOB * 2)
+
+    again = scripted.run("import", str(file), answers=(answered(), answered(existing=True)))
+
+    ids = [[job["id"] for request in done.requests for job in lines_of(request)] for done in (refused, again)]
+    assert (1, 0) == (refused.exit_code, again.exit_code)
+    assert f"1 lines were refused; mend them in {file}" in refused.stderr
+    assert ids[0] == ids[1]
+    assert not kept.exists()
+
+
+def test_lines_can_be_mended_as_often_as_it_takes_and_cut_meanwhile(scripted: ScriptedServer, file: Path) -> None:
+    first = scripted.run("import", str(file), answers=(answered({1: INVALID, 2: INVALID}), answered()))
+    scripted.run("import", str(file), answers=(answered({2: INVALID}), CUT))
+
+    scripted.run("import", str(file), answers=(answered(existing=True),))
+    last = scripted.run("import", str(file), answers=(answered(), answered(existing=True)))
+
+    assert 0 == last.exit_code
+    assert [lines_of(request) for request in first.requests] == [lines_of(request) for request in last.requests]
+
+
+@pytest.mark.parametrize("lines", [3, 5], ids=["one was taken out", "one was put in"])
+def test_a_repeat_with_lines_out_of_their_places_submits_nothing(
+    scripted: ScriptedServer, file: Path, kept: Path, lines: int
+) -> None:
+    """An id is of its line: of lines that moved one would get the free id of the refused line, and be doubled."""
+    jobs = [f'{{"type":"{number}","payload":{{}}}}\n' for number in range(4)]
+    file.write_text("".join(jobs))
+    scripted.run("import", str(file), answers=(answered({2: INVALID}), answered()))
+    file.write_text("".join([jobs[0], *[jobs[1]] * (lines - 3), *jobs[2:]]))
+
+    refused = scripted.run("import", str(file))
+
+    assert 1 == refused.exit_code
+    assert f"Line 4 of {file} is not the one" in refused.stderr
+    assert f"remove {kept}" in refused.stderr
+
+
+def test_a_file_may_have_grown_when_its_lines_are_mended(scripted: ScriptedServer, file: Path) -> None:
+    scripted.run("import", str(file), answers=(answered({2: INVALID}), answered()))
+    file.write_text(A_JOB * 5)
+
+    again = scripted.run("import", str(file), answers=(answered(), answered(existing=True), answered()))
+
+    assert 0 == again.exit_code
+    assert "Lines that were recorded before are not doubled" in again.stderr
+
+
+def test_every_refused_line_is_told(scripted: ScriptedServer, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importing, "LINES_PER_REQUEST", 50)
+    file.write_text(A_JOB * 100)
+
+    done = scripted.run("import", str(file), answers=(answered(dict.fromkeys(range(1, 51), INVALID)),) * 2)
+
+    assert [f"line {number}: type is missing." for number in range(1, 101)] == done.stderr.splitlines()[:-1]
+
+
+def test_refused_lines_of_what_can_be_read_only_once_are_to_be_imported_alone(scripted: ScriptedServer) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, A_JOB.encode() * 2)
+    os.close(writing)
+
+    done = scripted.run("import", f"/dev/fd/{reading}", answers=(answered({2: INVALID}),))
+    os.close(reading)
+
+    assert 1 == done.exit_code
+    assert "line 2: type is missing." in done.stderr
+    assert "import only them: the other lines are recorded" in done.stderr
+
+
+def test_large_lines_go_in_requests_of_a_few_mebibytes(
+    scripted: ScriptedServer, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "LINES_PER_REQUEST", 1_000)
+    file.write_text(f'{{"type":"t","payload":{{"x":"{"a" * 1_000_000}"}}}}\n' * 20)
+
+    done = scripted.run("import", str(file), answers=(answered(),) * 4)
+
+    assert [5, 5, 5, 5] == [len(lines_of(request)) for request in done.requests]
+
+
+def test_a_line_that_no_server_takes_ends_an_import_which_goes_on_when_it_is_mended(
+    scripted: ScriptedServer, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "LINE_BYTES_MAX", 1_000)
+    file.write_text(A_JOB * 2 + "[" * 1_001)
+
+    stopped = scripted.run("import", str(file), answers=(answered(),))
+    file.write_text(A_JOB * 3)
+    again = scripted.run("import", str(file), answers=(answered(),))
+
+    assert (1, 0) == (stopped.exit_code, again.exit_code)
+    assert "Line 3 has more than 1,000 bytes, which no server takes. Give NDJSON" in stopped.stderr
+    assert "2 lines are done; repeat the command" in stopped.stderr

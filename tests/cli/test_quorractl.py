@@ -109,7 +109,7 @@ def test_waiting_shows_the_end_and_its_exit_code(ctl: Run, shared_server: Runnin
     assert "dead" in bad.stderr
 
 
-def test_an_import_reports_bad_lines_and_can_be_repeated(ctl: Run, queue_name: str, tmp_path: Path) -> None:
+def test_an_import_reports_bad_lines_and_records_the_others(ctl: Run, queue_name: str, tmp_path: Path) -> None:
     lines = [json.dumps({"type": "t", "payload": {"n": n}, "queue": queue_name}) for n in range(2500)]
     file = tmp_path / "jobs.ndjson"
     file.write_text("\n".join([*lines[:10], '{"type":""}', *lines[10:]]) + "\n")
@@ -119,6 +119,21 @@ def test_an_import_reports_bad_lines_and_can_be_repeated(ctl: Run, queue_name: s
     report = json.loads(done.stdout)
     assert (1, 2500, 1) == (done.returncode, report["submitted"], report["failed"])
     assert "line 11:" in done.stderr
+
+
+def test_refused_lines_that_were_mended_are_all_that_is_submitted_again(
+    ctl: Run, queue_name: str, tmp_path: Path
+) -> None:
+    good = json.dumps({"type": "t", "payload": {}, "queue": queue_name}) + "\n"
+    file = tmp_path / "jobs.ndjson"
+    file.write_text(good + '{"type":""}\n' + good)
+    first = ctl("import", str(file), "-o", "json")
+
+    file.write_text(good * 3)
+    again = ctl("import", str(file), "-o", "json")
+
+    reports = [json.loads(done.stdout) for done in (first, again)]
+    assert [(2, 0, 1), (1, 2, 0)] == [(found["submitted"], found["existing"], found["failed"]) for found in reports]
     assert not list(tmp_path.glob("*.quorra-import"))
 
 

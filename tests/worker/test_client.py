@@ -3,7 +3,10 @@
 from datetime import timedelta
 from pathlib import Path
 
+import grpc
 import pytest
+from quorra_proto.v1 import quorra_pb2 as pb
+from quorra_proto.v1.quorra_pb2_grpc import JobServiceStub
 from quorra_worker_sdk import (
     AsyncClient,
     Client,
@@ -14,13 +17,17 @@ from quorra_worker_sdk import (
     JobNotFound,
     KeyReused,
     NewJob,
+    Overloaded,
+    PayloadTooLarge,
     StorageUnavailable,
     Unauthenticated,
     WaitTimedOut,
     Worker,
+    config,
 )
+from quorra_worker_sdk.errors import from_grpc
 
-from tests.support.processes import RunningServer, start_worker
+from tests.support.processes import RunningServer, start_server, start_worker
 from tests.support.services import free_port
 
 MODULE = """
@@ -109,3 +116,61 @@ async def test_an_asynchronous_client_waits_for_the_end(shared_server: RunningSe
             state = await client.wait(submitted.id, timeout=timedelta(seconds=20))
 
     assert ("succeeded", 8, 1) == (state.status, state.result, state.attempts)
+
+
+def test_a_call_that_is_too_large_says_to_send_fewer_jobs(client: Client, queue_name: str) -> None:
+    """Taken for an overload, it would be tried again for ever."""
+    jobs = [NewJob("t", {"x": "a" * 1_000_000}, queue=queue_name) for _ in range(22)]
+
+    with pytest.raises(PayloadTooLarge, match="send fewer jobs in one call"):
+        client.submit_many(jobs)
+
+
+async def test_a_call_that_is_too_large_says_so_on_an_event_loop_too(
+    shared_server: RunningServer, queue_name: str
+) -> None:
+    jobs = [NewJob("t", {"x": "a" * 1_000_000}, queue=queue_name) for _ in range(22)]
+
+    async with AsyncClient(shared_server.grpc_address, api_key=shared_server.api_key) as client:
+        with pytest.raises(PayloadTooLarge, match="send fewer jobs in one call"):
+            await client.submit_many(jobs)
+
+
+async def test_an_overload_of_the_server_stays_one_to_try_again(database_url: str) -> None:
+    """gRPC has one status for it and for a call that is too large."""
+    with start_server(database_url, {"QUORRA_STREAMS_PER_KEY_MAX": "1"}) as server:
+        async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+            stub = JobServiceStub(channel)
+            first = stub.ImportJobs(metadata=server.metadata)
+            await first.write(pb.SubmitJobsRequest(jobs=[pb.JobSpec(type="t", payload=b"{}")]))
+            await first.read()
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stub.ImportJobs(metadata=server.metadata).read()
+            first.cancel()
+
+    assert Overloaded is type(from_grpc(refused.value))
+
+
+def test_a_key_from_the_environment_is_sent_without_the_end_of_its_line(
+    shared_server: RunningServer, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`echo key | base64` puts one into a Kubernetes secret."""
+    monkeypatch.setenv("QUORRA_API_KEY", f"{shared_server.api_key}\n")
+
+    with Client(shared_server.grpc_address) as client:
+        assert "pending" == client.submit(NewJob("t", {}, queue=queue_name)).status
+
+
+@pytest.mark.parametrize("key", ["s3cr\net", "s3crét", "s3cr\udcff", "s3cr\x00"])
+def test_a_key_that_no_call_can_carry_is_named_and_not_shown(key: str) -> None:
+    with pytest.raises(ValueError, match="QUORRA_API_KEY: use visible ASCII") as refused:
+        config.load({"QUORRA_API_KEY": key})
+
+    assert "s3cr" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_key_in_code_is_looked_at_as_one_from_the_environment(kind: type[Client] | type[AsyncClient]) -> None:
+    kind("localhost:1", api_key="key\n")
+    with pytest.raises(ValueError, match="api_key: use visible ASCII"):
+        kind("localhost:1", api_key="k\ny")

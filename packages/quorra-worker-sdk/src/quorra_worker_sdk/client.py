@@ -101,12 +101,12 @@ class AsyncClient:
         """Take where the server is (`QUORRA_GRPC_ADDR`) and the key (`QUORRA_API_KEY`); connects when first used.
 
         Raises:
-            ValueError: The address cannot be read.
+            ValueError: The address or the key cannot be one.
         """
         settings = config.load()
         self._address = address or settings.address
         target_of(self._address)
-        self._api_key = settings.api_key if api_key is None else api_key
+        self._api_key = settings.api_key if api_key is None else config.api_key_of(api_key, "api_key")
         self._metadata = _metadata(self._api_key)
         self._channel: grpc.aio.Channel | None = None
         self._stand_in: StandIn | None = None
@@ -131,7 +131,15 @@ class AsyncClient:
         return _submitted((await self._call("SubmitJob", request)).job)
 
     async def submit_many(self, jobs: Iterable[NewJob]) -> list[Submitted]:
-        """Submit up to 10,000 jobs, all or none; answers in the order given."""
+        """Submit up to 10,000 jobs of 16 MiB together, all or none; answers in the order given.
+
+        Raises:
+            InvalidRequest: A job is not acceptable; the message names it and the field.
+            KeyReused: An id belongs to another job.
+            OutcomeUnknown: Not known whether they were recorded; repeat them if each has an id.
+            PayloadTooLarge: They are too many or too large for one call; send fewer.
+            StorageUnavailable: They were not recorded; repeat them.
+        """
         return [_submitted(job) for job in (await self._call("SubmitJobs", specs_of(jobs))).jobs]
 
     async def get(self, job_id: str) -> JobState:
@@ -215,10 +223,10 @@ class Client:
         """Take where the server is (`QUORRA_GRPC_ADDR`) and the key (`QUORRA_API_KEY`).
 
         Raises:
-            ValueError: The address cannot be read.
+            ValueError: The address or the key cannot be one.
         """
         settings = config.load()
-        self._metadata = _metadata(settings.api_key if api_key is None else api_key)
+        self._metadata = _metadata(settings.api_key if api_key is None else config.api_key_of(api_key, "api_key"))
         self._stand_in: StandIn | None = None
         self._channel = open_channel(address or settings.address)
         self._stub = JobServiceStub(self._channel)
@@ -235,7 +243,7 @@ class Client:
         return _submitted(self._call("SubmitJob", request).job)
 
     def submit_many(self, jobs: Iterable[NewJob]) -> list[Submitted]:
-        """Submit up to 10,000 jobs, all or none; answers in the order given."""
+        """Submit up to 10,000 jobs of 16 MiB together, all or none; see `AsyncClient.submit_many`."""
         return [_submitted(job) for job in self._call("SubmitJobs", specs_of(jobs)).jobs]
 
     def get(self, job_id: str) -> JobState:

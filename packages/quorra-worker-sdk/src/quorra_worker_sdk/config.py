@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 UNITS_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+# Visible ASCII, with spaces inside only: what gRPC and every proxy carry as it is.
+_KEY = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +47,24 @@ def load(environment: Mapping[str, str] | None = None) -> WorkerConfig:
         raise ValueError(f"QUORRA_WORKER_LEASE_TTL={lease_ttl!r}: use one second or more")
     return WorkerConfig(
         address=given.get("QUORRA_GRPC_ADDR") or "localhost:50051",
-        api_key=given.get("QUORRA_API_KEY", ""),
+        api_key=api_key_of(given.get("QUORRA_API_KEY", ""), "QUORRA_API_KEY"),
         worker_id=unique_id(given.get("QUORRA_WORKER_ID") or "worker-1"),
         queues=queues,
         slots=int(slots),
         lease_ttl_seconds=lease_ttl_seconds,
     )
+
+
+def api_key_of(text: str, name: str) -> str:
+    """Return an API key without the end of its line, which it often has from a file or a Kubernetes secret.
+
+    Raises:
+        ValueError: No call can carry it; the message names it, and does not show it.
+    """
+    key = text.strip()
+    if key and not _KEY.fullmatch(key):
+        raise ValueError(f"{name}: use visible ASCII characters on one line; look at the secret that the key is from")
+    return key
 
 
 def unique_id(name: str) -> str:

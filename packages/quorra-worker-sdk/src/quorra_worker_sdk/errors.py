@@ -72,7 +72,7 @@ class KeyReused(Conflict):
 
 
 class PayloadTooLarge(QuorraError):
-    """A payload or result is over its limit."""
+    """A payload, a result or a whole call is over its limit; repeated as it is, it is refused again."""
 
     code = "payload_too_large"
 
@@ -141,7 +141,8 @@ _BY_STATUS: dict[grpc.StatusCode, type[QuorraError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
     grpc.StatusCode.PERMISSION_DENIED: Forbidden,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
+    # Without a code of the server's: gRPC refused the message before the server saw it.
+    grpc.StatusCode.RESOURCE_EXHAUSTED: PayloadTooLarge,
     # Without a code of the server's: the connection broke, or the time was over, before it answered.
     grpc.StatusCode.UNAVAILABLE: OutcomeUnknown,
     grpc.StatusCode.DEADLINE_EXCEEDED: OutcomeUnknown,
@@ -151,8 +152,13 @@ _BY_STATUS: dict[grpc.StatusCode, type[QuorraError]] = {
 def from_grpc(error: Any) -> QuorraError:
     """Return the SDK's error for a failed call, by the code that the server sent along."""
     trailing = dict(error.trailing_metadata() or ())
-    kind = _BY_CODE.get(str(trailing.get("quorra-code", ""))) or _BY_STATUS.get(error.code(), QuorraError)
+    message = error.details() or error.code().name
+    kind = _BY_CODE.get(str(trailing.get("quorra-code", "")))
+    if kind is None:
+        kind = _BY_STATUS.get(error.code(), QuorraError)
+        if kind is PayloadTooLarge:
+            message = f"The call is larger than the server takes: send fewer jobs in one call ({message})."
     field = None
     if "quorra-problem-bin" in trailing:
         field = json.loads(trailing["quorra-problem-bin"]).get("field")
-    return kind(error.details() or error.code().name, field=field)
+    return kind(message, field=field)

@@ -141,7 +141,7 @@ class Worker(Generic[Deps]):
         """
         settings = config.load()
         self.address = address or settings.address
-        self.api_key = settings.api_key if api_key is None else api_key
+        self.api_key = settings.api_key if api_key is None else config.api_key_of(api_key, "api_key")
         self.worker_id = config.unique_id(worker_id) if worker_id else settings.worker_id
         self.queues = _queues(settings.queues if queues is None else queues)
         self.weights = dict(weights or {})

@@ -13,6 +13,10 @@ from quorractl.contexts import Context
 from quorractl.errors import Refused, Unreachable, UsageMistake
 
 CALL_SECONDS = 30.0
+# For what takes the longer the more jobs there are: a server whose client leaves stops halfway.
+UNHURRIED = httpx.Timeout(CALL_SECONDS, read=None)
+# Python reads no longer whole number unless it is told to, since that takes time.
+NUMBER_CHARACTERS_MAX = 4_300
 NDJSON = "application/x-ndjson"
 PORTS = range(1, 65_536)
 # Visible ASCII, with spaces inside only: what every server and proxy takes as it is.
@@ -52,7 +56,7 @@ class Client:
         headers = {"Content-Type": "application/json"}
         if idempotency_key is not None:
             headers["Idempotency-Key"] = _header_value(idempotency_key, "--idempotency-key")
-        return self._send("POST", "/v1/jobs", content=body, headers=headers)
+        return self._send("POST", "/v1/jobs", "id", content=body, headers=headers)
 
     def import_jobs(self, lines: list[bytes]) -> list[Json]:
         """POST /v1/jobs/batch as NDJSON; one answer for each line that is not blank, in their order.
@@ -75,84 +79,115 @@ class Client:
     def get_job(self, job_id: str, wait_seconds: int = 0) -> Json:
         """GET /v1/jobs/{id}, perhaps after it ended."""
         params = {"wait": f"{wait_seconds}s"} if wait_seconds else {}
-        return self._send(
-            "GET", f"/v1/jobs/{quote(job_id, safe='')}", params=params, timeout=CALL_SECONDS + wait_seconds
-        )
+        path, timeout = path_of("v1", "jobs", job_id), CALL_SECONDS + wait_seconds
+        return self._send("GET", path, "status", "last_error", params=params, timeout=timeout)
 
     def list_jobs(self, path: str, params: Mapping[str, Any], limit: int) -> Iterator[Json]:
         """GET /v1/jobs or /v1/dead, page by page, at most `limit` jobs."""
         cursor: str | None = None
         while limit > 0:
-            page = self._send(
-                "GET", path, params={**params, "limit": min(limit, 500), **({"cursor": cursor} if cursor else {})}
-            )
+            asked = {**params, "limit": min(limit, 500), **({"cursor": cursor} if cursor else {})}
+            page = self._send("GET", path, "jobs", "next_cursor", params=asked)
             yield from page["jobs"]
             limit -= len(page["jobs"])
             cursor = page["next_cursor"]
             if cursor is None:
                 return
 
-    def read(self, path: str) -> Json:
-        """GET any path that answers with JSON."""
-        return self._send("GET", path)
+    def read(self, *segments: str, needs: str) -> Json:
+        """GET any path that answers with a JSON object; `needs` is a field of it, by which it is known."""
+        return self._send("GET", path_of(*segments), needs)
 
     def change_job(self, job_id: str, verb: str, body: Json) -> Json:
         """POST /v1/jobs/{id}/cancel or /retry."""
-        return self._send("POST", f"/v1/jobs/{quote(job_id, safe='')}/{verb}", json=body)
+        return self._send("POST", path_of("v1", "jobs", job_id, verb), "id", json=body)
 
     def change_matching(self, verb: str, body: Json) -> Json:
         """POST /v1/jobs/cancel or /v1/jobs/retry for all that match."""
-        return self._send("POST", f"/v1/jobs/{verb}", json=body, timeout=None)
+        return self._send("POST", f"/v1/jobs/{verb}", "matched", json=body, timeout=UNHURRIED)
 
     def replay_dead(self, ids: list[str], payload: bytes | None) -> Json:
         """POST /v1/dead/replay."""
         body = json.dumps({"ids": ids}).encode()
         if payload is not None:
             body = body[:-1] + b', "payload": ' + payload + b"}"
-        return self._send("POST", "/v1/dead/replay", content=body, headers={"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json"}
+        return self._send("POST", "/v1/dead/replay", "jobs", "replayed", content=body, headers=headers)
 
     def purge_dead(self, body: Json) -> Json:
         """DELETE /v1/dead."""
-        return self._send("DELETE", "/v1/dead", json=body)
+        return self._send("DELETE", "/v1/dead", "purged", json=body, timeout=UNHURRIED)
 
     def health(self) -> tuple[int, Json]:
-        """GET /readyz; not being ready is an answer, not an error."""
+        """GET /readyz: its status, a text, and its problems; not being ready is an answer, not an error."""
         response = self._raw("GET", "/readyz")
-        return response.status_code, self._object_of(response)
+        answer = self._object_of(response)
+        # Problem details have a status too, which is a number.
+        if isinstance(answer.get("status"), str) and isinstance(answer.get("problems"), list):
+            return response.status_code, answer
+        raise Refused(response.status_code, self._object_of(response, "code"))
 
-    def _send(self, method: str, path: str, **options: Any) -> Json:
-        return self._object_of(self._request(method, path, **options))
+    def _send(self, method: str, path: str, *needs: str, **options: Any) -> Json:
+        return self._object_of(self._request(method, path, **options), *needs)
 
     def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
         response = self._raw(method, path, **options)
         if response.is_success:
             return response
-        raise Refused(response.status_code, self._object_of(response))
+        raise Refused(response.status_code, self._object_of(response, "code"))
 
-    def _object_of(self, response: httpx.Response) -> Json:
+    def _object_of(self, response: httpx.Response, *needs: str) -> Json:
         """Return the JSON object that the server answered with.
 
         Raises:
-            Refused: It is none: somebody else answered, such as a proxy.
+            Refused: It is none, or without the fields that it needs: somebody else answered, such as a proxy.
         """
         with contextlib.suppress(ValueError, RecursionError):
-            answer = response.json()
-            if isinstance(answer, dict):
+            answer = json.loads(response.content, parse_int=_whole_number)
+            if isinstance(answer, dict) and all(name in answer for name in needs):
                 return answer
         detail = (
-            f"{self.server} answered {response.status_code} without a JSON object; is that a Quorra server? Look at "
-            "what stands before it, or name another one with --server or QUORRA_SERVER."
+            f"{self.server} answered {response.status_code}, and not as a Quorra server does. Look at what stands "
+            "before it, or name another one with --server or QUORRA_SERVER."
         )
         raise Refused(response.status_code, {"detail": detail})
 
     def _raw(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             return self._http.request(method, path, **options)
-        except (httpx.TransportError, httpx.InvalidURL) as error:
+        except httpx.ReadTimeout as error:
+            raise Unreachable(
+                f"{self.server} took the request and has not answered in time. It may be busy, and may still do what "
+                "was asked."
+            ) from error
+        except httpx.InvalidURL as error:
+            raise UsageMistake(f"What was typed is no part of an address ({error}); give less of it.") from error
+        except httpx.TransportError as error:
             raise Unreachable(
                 f"{self.server} does not answer ({error}). Is the server running? Name another one with --server or "
                 "QUORRA_SERVER."
             ) from error
+
+
+def path_of(*segments: str) -> str:
+    """Return a path with ids and names in it as they were typed.
+
+    Raises:
+        UsageMistake: One is empty: the path would be that of something else.
+    """
+    if not all(segments):
+        raise UsageMistake("An ID or a name is empty; is it from a variable that is not set?")
+    return "".join(f"/{_quoted(segment)}" for segment in segments)
+
+
+def _quoted(segment: str) -> str:
+    # Of dots alone, a segment would be taken for a way up the path.
+    return quote(segment, safe="") if segment.strip(".") else segment.replace(".", "%2E")
+
+
+def _whole_number(text: str) -> int | str:
+    """Return a whole number of an answer; as text where Python would not read it."""
+    return int(text) if len(text) <= NUMBER_CHARACTERS_MAX else text
 
 
 def address_of(text: str) -> httpx.URL:
@@ -161,7 +196,7 @@ def address_of(text: str) -> httpx.URL:
     Raises:
         UsageMistake: It cannot be one. The text is not repeated, since there may be a password in it.
     """
-    with contextlib.suppress(httpx.InvalidURL):
+    with contextlib.suppress(httpx.InvalidURL, UnicodeError):
         address = httpx.URL(text)
         if address.scheme in ("http", "https") and address.host and (address.port is None or address.port in PORTS):
             return address

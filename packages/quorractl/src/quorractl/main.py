@@ -12,7 +12,7 @@ from quorractl import output
 from quorractl.commands import dead, job, queue, server
 from quorractl.commands.common import Session, output_option
 from quorractl.commands.importing import import_jobs
-from quorractl.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, CommandError
+from quorractl.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, CommandError, UsageMistake
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -50,13 +50,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     session = Session()
     with contextlib.closing(session):
-        exit_code = _run(session, arguments)
+        exit_code = _run(session, sys.argv[1:] if arguments is None else arguments)
     output.finish()
     return exit_code
 
 
-def _run(session: Session, arguments: list[str] | None) -> int:
+def _run(session: Session, arguments: list[str]) -> int:
     try:
+        _check_encoding(arguments)
         result: Any = cli.main(arguments, prog_name="quorractl", obj=session, standalone_mode=False)
     except CommandError as error:
         output.say(f"quorractl: {error}")
@@ -71,6 +72,22 @@ def _run(session: Session, arguments: list[str] | None) -> int:
         # Click leaves this way when whoever reads our output has seen enough, and when it has completed a word.
         return EXIT_OK
     return result if isinstance(result, int) else EXIT_OK
+
+
+def _check_encoding(arguments: list[str]) -> None:
+    """Refuse bytes that are not UTF-8, which neither a path nor JSON can carry; Python lets them in as half surrogates.
+
+    Raises:
+        UsageMistake: An argument has some. It is not repeated, since it may be a key.
+    """
+    for number, argument in enumerate(arguments, 1):
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise UsageMistake(
+                f"Argument {number} is not UTF-8; type it as UTF-8. A file whose name is not can come as standard "
+                "input (-)."
+            ) from error
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""`import`: any number of jobs from NDJSON, in bounded memory, safe to repeat after a cut."""
+"""`import`: any number of jobs from NDJSON, in bounded memory, safe to repeat after a cut or with lines mended."""
 
 import hashlib
+import itertools
 import json
 import os
 import secrets
@@ -31,7 +32,12 @@ from quorractl.commands.common import Session, output_option
 from quorractl.errors import CommandError, Refused
 
 LINES_PER_REQUEST = 1_000
-REFUSALS_SHOWN_MAX = 20
+# Ends a request too, whatever the lines are; the server records as much at a time.
+BYTES_PER_REQUEST = 4 * 1024 * 1024
+# The largest payload that a server can be made to take (QUORRA_PAYLOAD_BYTES_MAX), and the fields around it.
+LINE_BYTES_MAX = 64 * 1024 * 1024 + 64 * 1024
+# Told again when an import goes on; all of them are told when they come.
+REFUSALS_KEPT_MAX = 20
 # The status of a refusal that no line is to blame for: the database is away, or did not say what became of them.
 STATUS_UNAVAILABLE = 503
 # Of what was imported, so much at each end tells whether it is the same file still.
@@ -42,12 +48,16 @@ ENDS_BYTES = 64 * 1024
 class _Resume:
     """Where an import stands, in a file beside the input, so that it can go on after a cut.
 
+    When lines were refused it stays behind, at line 0: repeated with these lines mended, the others are known again.
+
     Attributes:
         path: None where nothing can be kept: the input can be read only once, or its folder takes no file.
         server: Where the lines went.
         seed: Makes the ids of all lines: a chunk that was sent but not answered is sent again with the same ids, which
             the server recognises.
         ends: A hash of both ends of the first `bytes_done` bytes.
+        recorded_line: The last line that was ever recorded; 0 if none was. An id is known again only in its line.
+        recorded_hash: A hash of that line.
         refusals: The first lines that were refused, each with the reason.
     """
 
@@ -61,6 +71,8 @@ class _Resume:
     submitted: int = 0
     existing: int = 0
     failed: int = 0
+    recorded_line: int = 0
+    recorded_hash: str = ""
     refusals: list[tuple[int, str]] = field(default_factory=list)
 
     @classmethod
@@ -80,6 +92,8 @@ class _Resume:
         # Before the first lines are done nothing would be left out, wherever they go.
         if kept.lines_done:
             kept._check(file, stream, server)
+        if kept.is_repeated:
+            kept._check_recorded(file, stream)
         kept.server = server
         return kept
 
@@ -99,6 +113,21 @@ class _Resume:
                 f"--server, or remove {self.path} to import all of them to {server}."
             )
 
+    @property
+    def is_repeated(self) -> bool:
+        """Say whether lines are still to come that were recorded when the file was imported before."""
+        return self.recorded_line > self.lines_done
+
+    def _check_recorded(self, file: str, stream: BinaryIO) -> None:
+        line = next(itertools.islice(_lines(stream, 0), self.recorded_line - 1, None), b"")
+        stream.seek(0)
+        if self.recorded_hash != _hash(line):
+            raise CommandError(
+                f"Line {self.recorded_line} of {file} is not the one that was imported before. Put all lines back in "
+                "their places to submit only those that were refused (what you leave out may be a blank line), or "
+                f"remove {self.path} to import all of this file anew."
+            )
+
     def save(self, stream: BinaryIO) -> None:
         """Keep how far the import is; where that fails, say so and go on without."""
         if self.path is None:
@@ -112,10 +141,16 @@ class _Resume:
             output.say(f"How far this import is cannot be kept ({error}): after a cut it would begin anew.")
             self.path = None
 
-    def finish(self) -> None:
-        """Forget the import, which is done."""
-        if self.path is not None:
+    def finish(self, stream: BinaryIO) -> None:
+        """Forget the import, which is done; but where lines were refused, keep what the others are known by."""
+        if self.path is None:
+            return
+        if not self.failed:
             self.path.unlink(missing_ok=True)
+            return
+        kept = _Resume(self.path, self.server, self.seed, self.began_ms)
+        kept.recorded_line, kept.recorded_hash = self.recorded_line, self.recorded_hash
+        kept.save(stream)
 
     def say_how_to_go_on(self) -> None:
         """Say what to do about an import that stopped."""
@@ -147,7 +182,7 @@ class _Resume:
         return uuid.UUID(int=bits)
 
     def count(self, chunk: list[bytes], answers: list[Json]) -> None:
-        """Add what became of a chunk.
+        """Add what became of a chunk, and tell the reasons for what was refused.
 
         Raises:
             Refused: Of some lines it is not known; nothing was added, so that the whole chunk is sent again.
@@ -160,8 +195,13 @@ class _Resume:
         self.submitted += len(answers) - len(refused) - existing
         self.existing += existing
         self.failed += len(refused)
-        self.refusals += [(number, str(problem["detail"])) for number, problem in refused]
-        del self.refusals[REFUSALS_SHOWN_MAX:]
+        refusals = [(number, str(problem["detail"])) for number, problem in refused]
+        _tell(refusals)
+        self.refusals += refusals[: REFUSALS_KEPT_MAX - len(self.refusals)]
+        recorded = [answer["line"] for answer in answers if "error" not in answer]
+        if recorded and self.lines_done + recorded[-1] > self.recorded_line:
+            self.recorded_line = self.lines_done + recorded[-1]
+            self.recorded_hash = _hash(chunk[recorded[-1] - 1])
         self.lines_done += len(chunk)
         self.bytes_done += sum(len(line) for line in chunk)
 
@@ -180,24 +220,30 @@ def import_jobs(session: Session, file: str) -> None:
         except BaseException:
             resume.say_how_to_go_on()
             raise
-    resume.finish()
+        resume.finish(stream)
     counts = {"submitted": resume.submitted, "existing": resume.existing, "failed": resume.failed}
     output.show_one({**counts, "seconds": round(time.monotonic() - began, 3)}, session.form, name="submitted")
-    for number, reason in resume.refusals:
-        output.say(f"line {number}: {reason}")
     if resume.failed:
-        more = f" (the first {REFUSALS_SHOWN_MAX} are shown)" if resume.failed > REFUSALS_SHOWN_MAX else ""
-        raise CommandError(f"{resume.failed} lines were refused{more}; mend them and import them again.")
+        raise CommandError(f"{resume.failed} lines were refused; {_remedy(file, resume)}")
+
+
+def _remedy(file: str, resume: _Resume) -> str:
+    if resume.path is None:
+        return "mend them and import only them: the other lines are recorded, and would be recorded once more."
+    return f"mend them in {file}, each in its place, and repeat the command: the other lines are known again."
 
 
 def _import(session: Session, stream: BinaryIO, resume: _Resume, size: int | None) -> None:
     if resume.lines_done:
         output.say(f"Going on behind line {resume.lines_done}.")
+        _tell(resume.refusals)
         stream.seek(resume.bytes_done)
+    if resume.is_repeated:
+        output.say(f"Lines that were recorded before are not doubled; remove {resume.path} to import all anew.")
     # Before anything is sent: what is recorded and not answered is known again only by ids of the same seed.
     resume.save(stream)
     with _progress(size, resume.bytes_done) as (progress, task):
-        for chunk in _chunks(stream):
+        for chunk in _chunks(stream, resume.lines_done):
             lines = [resume.with_id(number, line) for number, line in enumerate(chunk, resume.lines_done + 1)]
             resume.count(chunk, session.client.import_jobs(lines))
             resume.save(stream)
@@ -228,15 +274,46 @@ def _ends(stream: BinaryIO, size: int) -> str:
     return hashlib.sha256(both).hexdigest()
 
 
-def _chunks(stream: BinaryIO) -> Iterator[list[bytes]]:
+def _hash(line: bytes) -> str:
+    """Return a hash of a line, with or without its end."""
+    return hashlib.sha256(line.strip()).hexdigest()
+
+
+def _tell(refusals: list[tuple[int, str]]) -> None:
+    for number, reason in refusals:
+        output.say(f"line {number}: {reason}")
+
+
+def _chunks(stream: BinaryIO, lines_done: int) -> Iterator[list[bytes]]:
+    """Yield the lines of each request."""
     chunk: list[bytes] = []
-    for line in stream:
+    chunk_bytes = 0
+    for line in _lines(stream, lines_done):
         chunk.append(line)
-        if len(chunk) == LINES_PER_REQUEST:
+        chunk_bytes += len(line)
+        if len(chunk) == LINES_PER_REQUEST or chunk_bytes >= BYTES_PER_REQUEST:
             yield chunk
-            chunk = []
+            chunk, chunk_bytes = [], 0
     if chunk:
         yield chunk
+
+
+def _lines(stream: BinaryIO, lines_done: int) -> Iterator[bytes]:
+    """Yield the lines behind those that are done.
+
+    Raises:
+        CommandError: One is longer than any server takes.
+    """
+    for number in itertools.count(lines_done + 1):
+        line = stream.readline(LINE_BYTES_MAX + 1)
+        if not line:
+            return
+        if len(line) > LINE_BYTES_MAX:
+            raise CommandError(
+                f"Line {number} has more than {LINE_BYTES_MAX:,} bytes, which no server takes. Give NDJSON: each job "
+                "as a JSON object on a line of its own."
+            )
+        yield line
 
 
 class _progress:  # noqa: N801 - reads as a function where it is used

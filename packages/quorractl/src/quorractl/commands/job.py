@@ -78,18 +78,24 @@ def list_(session: Session, /, where: tuple[str, ...], limit: int, **options: An
     """List jobs, newest first."""
     params = filter_of(options)
     if where:
-        params["payload"] = json.dumps(dict(_pair(text) for text in where))
+        values = dict(_pair(text) for text in where)
+        params["payload"] = "{" + ", ".join(f"{json.dumps(key)}: {value}" for key, value in values.items()) + "}"
     output.show_rows(session.client.list_jobs("/v1/jobs", params, limit), COLUMNS, session.form)
 
 
-def _pair(text: str) -> tuple[str, Any]:
+def _pair(text: str) -> tuple[str, str]:
+    """Return a key and its value as JSON text: as it was typed, or a string if it is no JSON."""
     key, equals, value = text.partition("=")
     if not equals:
         raise UsageMistake(f"--where {text!r} has no value; write it as key=value.")
     try:
-        return key, json.loads(value)
+        # Numbers stay text, since Python reads none of over 4,300 digits.
+        json.loads(value, parse_int=str)
+    except RecursionError:
+        pass  # It is for the server to refuse.
     except ValueError:
-        return key, value
+        value = json.dumps(value)
+    return key, value
 
 
 @job.command()
@@ -99,7 +105,7 @@ def _pair(text: str) -> tuple[str, Any]:
 def history(session: Session, job_id: str) -> None:
     """Show each lease of a job and how it ended."""
     columns = ("ended_at", "outcome", "attempt", "delivery", "worker", "error")
-    attempts = session.client.read(f"/v1/jobs/{job_id}/history")["attempts"]
+    attempts = session.client.read("v1", "jobs", job_id, "history", needs="attempts")["attempts"]
     output.show_rows(attempts, columns, session.form, name="outcome")
 
 
@@ -109,7 +115,7 @@ def history(session: Session, job_id: str) -> None:
 @click.pass_obj
 def logs(session: Session, job_id: str) -> None:
     """Show what a job's handlers logged."""
-    lines = session.client.read(f"/v1/jobs/{job_id}/logs")["lines"]
+    lines = session.client.read("v1", "jobs", job_id, "logs", needs="lines")["lines"]
     output.show_rows(lines, ("at", "level", "message"), session.form, name="message")
 
 

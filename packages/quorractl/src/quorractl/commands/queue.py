@@ -1,7 +1,5 @@
 """Verbs of queues."""
 
-from urllib.parse import quote
-
 import click
 
 from quorractl import output
@@ -20,7 +18,7 @@ def queue() -> None:
 @click.pass_obj
 def list_(session: Session) -> None:
     """Count jobs by queue and status."""
-    counts = session.client.read("/v1/queues")["queues"]
+    counts = session.client.read("v1", "queues", needs="queues")["queues"]
     output.show_rows(counts, ("queue", "status", "count"), session.form, name="queue")
 
 
@@ -30,7 +28,7 @@ def list_(session: Session) -> None:
 @click.pass_obj
 def get(session: Session, name: str) -> None:
     """Show the figures of a queue."""
-    found = session.client.read(f"/v1/queues/{quote(name, safe='')}")
+    found = session.client.read("v1", "queues", name, needs="queue")
     output.show_one(found, session.form, name="queue")
 
 
@@ -40,7 +38,7 @@ def get(session: Session, name: str) -> None:
 def stats(session: Session) -> None:
     """Show a line for each queue with its jobs by status."""
     by_queue: dict[str, dict[str, object]] = {}
-    for entry in session.client.read("/v1/queues")["queues"]:
+    for entry in session.client.read("v1", "queues", needs="queues")["queues"]:
         row = by_queue.setdefault(entry["queue"], {"queue": entry["queue"], **dict.fromkeys(STATUSES, 0)})
         row[entry["status"]] = entry["count"]
     output.show_rows(by_queue.values(), ("queue", *STATUSES), session.form, name="queue")

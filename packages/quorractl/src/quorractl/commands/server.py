@@ -7,7 +7,7 @@ import click
 from quorractl import contexts, output
 from quorractl.client import Client, address_of
 from quorractl.commands.common import Session, output_option
-from quorractl.errors import CommandError, Unreachable
+from quorractl.errors import CommandError, Unreachable, UsageMistake
 
 GRPC_SECONDS = 5.0
 GRPC_HELP = "Ask gRPC health too: HOST:PORT, or https://HOST:PORT through TLS (default: QUORRA_GRPC_ADDR)."
@@ -25,9 +25,11 @@ def server() -> None:
 def health(session: Session, grpc_address: str | None) -> None:
     """Say whether the server can do its work; exit code 1 if not."""
     status, answer = session.client.health()
-    row = {"server": session.client.server, "http": answer["status"], "problems": answer.get("problems", [])}
+    row = {"server": session.client.server, "http": answer["status"], "problems": answer["problems"]}
     address = grpc_address or os.environ.get("QUORRA_GRPC_ADDR")
     if address:
+        if not address.isascii():
+            raise UsageMistake("The address for gRPC (--grpc or QUORRA_GRPC_ADDR) cannot be read; use HOST:PORT.")
         row["grpc"] = _grpc_health(address)
     output.show_one(row, session.form, name="http")
     if status != 200 or row.get("grpc", "SERVING") != "SERVING":
@@ -59,7 +61,7 @@ def _grpc_health(address: str) -> str:
 @click.pass_obj
 def version(session: Session) -> None:
     """Show the server's version."""
-    api = session.client.read("/openapi.json")
+    api = session.client.read("openapi.json", needs="info")
     output.show_one({"server": session.client.server, "version": api["info"]["version"]}, session.form, name="version")
 
 
@@ -74,7 +76,9 @@ def worker() -> None:
 def list_workers(session: Session) -> None:
     """List live workers."""
     columns = ("worker_id", "host", "pid", "running", "slots", "queues", "version", "last_beat")
-    output.show_rows(session.client.read("/v1/workers")["workers"], columns, session.form, name="worker_id")
+    output.show_rows(
+        session.client.read("v1", "workers", needs="workers")["workers"], columns, session.form, name="worker_id"
+    )
 
 
 @click.group()
@@ -128,5 +132,5 @@ def use(name: str) -> None:
 def test(name: str | None) -> None:
     """Say whether a context's server answers and takes its key."""
     found = Client(contexts.resolve(None, name))
-    found.read("/v1/queues")
+    found.read("v1", "queues", needs="queues")
     output.say(f"{found.server} answers and takes the key.")
