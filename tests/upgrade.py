@@ -2,11 +2,13 @@
 
 The packages of the revision are built into an environment of their own. Then, while clients submit without a break:
 the older server and worker run; this version migrates the schema; both versions run beside each other, each SDK on each
-server; the older server stops. Every submission must be accepted, and every job must end well.
+server; the older server stops. Every submission must be accepted, and every job must end as it should: some are due
+later, some fail until they are dead.
 """
 
 import argparse
 import asyncio
+import itertools
 import json
 import shutil
 import subprocess
@@ -15,10 +17,11 @@ import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import httpx
@@ -32,7 +35,11 @@ ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".bootstrap" / "revisions"
 PACKAGES = ("quorra-proto", "quorra-server", "quorra-worker-sdk")
 API_KEY = "test-key-of-thirty-two-characters-or-more"
-SUBMIT_PAUSE_SECONDS = 0.02
+# Together they submit two hundred jobs a second, on a machine that keeps up.
+CLIENTS = 4
+JOBS_PER_BATCH = 4
+SUBMIT_PAUSE_SECONDS = 0.08
+REPEAT_PAUSE_SECONDS = 0.02
 REPEATABLE = (429, 503)
 END_SECONDS_MAX = 60.0
 # On the older server alone, both SDKs crossed, and on this server alone.
@@ -45,7 +52,15 @@ worker = Worker()
 @worker.job("hello")
 async def hello(n: int = 0) -> int:
     return n
+
+
+@worker.job("doomed")
+async def doomed(n: int = 0) -> int:
+    raise ValueError("as planned")
 """
+# What every tenth submission is instead of a job that is due at once and succeeds.
+DELAYED: dict[str, Any] = {"delay_seconds": 1}
+DOOMED: dict[str, Any] = {"type": "doomed", "max_retries": 1, "backoff": {"kind": "fixed", "base_seconds": 0.1}}
 
 
 class RevisionMissing(Exception):
@@ -65,25 +80,37 @@ class Report:
     """What came of it.
 
     Attributes:
+        submitted: Jobs that were accepted, in all and a second.
+        succeeded: Of these, jobs that were to succeed, and did.
+        dead: Jobs that were to die, and did.
+        amiss: Jobs that did not end as they should, with the status that they have.
         refused: Answers that the retry rule does not cover.
-        stall_seconds: The longest time in which no submission was accepted.
+        stall_seconds: The longest time in which no submission of any client was accepted.
+        wait_seconds: The longest time that one submission took, with its repeats.
         by_worker: Reports of each worker: older and newer ones on older and newer servers.
         old_server_on_new_schema: Why the older server says that it is not ready once the schema is migrated.
+        old_server_errors: Lines of its log that speak of a bug, or of a loop's round that failed.
     """
 
     submitted: int = 0
+    submitted_per_second: float = 0.0
     succeeded: int = 0
+    dead: int = 0
+    amiss: dict[str, str] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
     stall_seconds: float = 0.0
+    wait_seconds: float = 0.0
     migrate_seconds: float = 0.0
     by_worker: dict[str, int] = field(default_factory=dict)
     old_server_on_new_schema: list[str] = field(default_factory=list)
+    old_server_errors: list[str] = field(default_factory=list)
 
     @property
     def is_good(self) -> bool:
-        """Say whether nothing was refused or lost, and every worker had work."""
-        is_complete = bool(self.submitted) and self.submitted == self.succeeded
-        return is_complete and not self.refused and set(WORKERS) <= self.by_worker.keys()
+        """Say whether nothing was refused or lost, every worker had work, and the older server no complaint."""
+        is_complete = bool(self.succeeded and self.dead) and not self.amiss and not self.refused
+        is_content = not self.old_server_on_new_schema and not self.old_server_errors
+        return is_complete and is_content and set(WORKERS) <= self.by_worker.keys()
 
 
 def build(revision: str) -> Version:
@@ -128,7 +155,7 @@ def run_upgrade(old: Version, *, seconds: float) -> Report:
         _migrate(old, postgres.dsn)
         old_server = stack.enter_context(_server(old, postgres.dsn))
         old_worker = stack.enter_context(_worker(old, old_server, folder, "old"))
-        clients = stack.enter_context(_submitting([old_server.http_url], report))
+        clients = stack.enter_context(_submitting([old_server.http_url]))
         time.sleep(seconds)
 
         began = time.monotonic()
@@ -153,66 +180,97 @@ def run_upgrade(old: Version, *, seconds: float) -> Report:
         clients.urls.remove(old_server.http_url)
         for running in (old_worker, crossing[0], old_server):
             running.terminate()
+        report.old_server_errors = _errors(old_server)
         stack.enter_context(_worker(new, new_server, folder, "new"))
         time.sleep(seconds)
 
         clients.stop()
-        report.submitted, report.stall_seconds = len(clients.accepted), round(clients.stall_seconds, 3)
-        _await_ends(new_server, clients.accepted, report)
+        clients.tell(report)
+        _await_ends(new_server, clients.wanted, report)
         report.by_worker = asyncio.run(_count_by_worker(postgres.dsn))
     return report
 
 
-class _Clients(threading.Thread):
-    """Submits one job after the other, at any of some servers, and follows the retry rule."""
+class _Clients:
+    """Submit jobs, a few at a time, at any of some servers, and follow the retry rule.
 
-    def __init__(self, urls: list[str], report: Report) -> None:
-        super().__init__(daemon=True)
-        self.urls, self.accepted, self.stall_seconds = urls, list[str](), 0.0
-        self._report, self._is_over = report, threading.Event()
+    Attributes:
+        urls: The servers; may change at any time.
+        wanted: How each accepted job should end, by id.
+    """
 
-    def run(self) -> None:
-        accepted_at, turn = time.monotonic(), 0
-        with httpx.Client(headers={"X-API-Key": API_KEY}, timeout=5) as http:
-            while not self._is_over.is_set():
-                turn += 1
-                if self._submit(http, turn):
-                    self.stall_seconds = max(self.stall_seconds, time.monotonic() - accepted_at)
-                    accepted_at = time.monotonic()
-                self._is_over.wait(SUBMIT_PAUSE_SECONDS)
+    def __init__(self, urls: list[str]) -> None:
+        self.urls, self.wanted = urls, dict[str, str]()
+        self._refused, self._waits = list[str](), list[float]()
+        self._accepted_at, self._is_over = [time.monotonic()], threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(number,), daemon=True) for number in range(CLIENTS)]
 
-    def _submit(self, http: httpx.Client, turn: int) -> bool:
-        job = new_id()
-        while True:
-            urls = list(self.urls)
-            url = urls[turn % len(urls)]
-            try:
-                answer = http.post(f"{url}/v1/jobs", json={"id": job, "type": "hello", "payload": {"n": turn}})
-            except httpx.HTTPError:
-                turn += 1
-                time.sleep(SUBMIT_PAUSE_SECONDS)
-                continue
-            if answer.is_success:
-                self.accepted.append(job)
-                return True
-            if answer.status_code not in REPEATABLE:
-                self._report.refused.append(f"{answer.status_code} {answer.text[:200]}")
-                return False
-            time.sleep(SUBMIT_PAUSE_SECONDS)
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         self._is_over.set()
-        self.join()
+        for thread in self._threads:
+            thread.join()
+
+    def tell(self, report: Report) -> None:
+        """Write down what the clients saw."""
+        report.refused, report.submitted = self._refused, len(self.wanted)
+        moments = sorted(self._accepted_at)
+        report.submitted_per_second = round(len(self.wanted) / (moments[-1] - moments[0]), 1)
+        report.stall_seconds = round(max(after - before for before, after in itertools.pairwise(moments)), 3)
+        report.wait_seconds = round(max(self._waits), 3)
+
+    def _run(self, number: int) -> None:
+        with httpx.Client(headers={"X-API-Key": API_KEY}, timeout=5) as http:
+            for turn in itertools.count(number, CLIENTS):
+                if self._is_over.wait(SUBMIT_PAUSE_SECONDS):
+                    return
+                began_at = time.monotonic()
+                self._submit(http, turn)
+                self._waits.append(time.monotonic() - began_at)
+
+    def _submit(self, http: httpx.Client, turn: int) -> None:
+        jobs = [_job(turn * JOBS_PER_BATCH + place) for place in range(JOBS_PER_BATCH)]
+        while not (answer := self._try(http, turn, jobs)):
+            turn += 1
+            time.sleep(REPEAT_PAUSE_SECONDS)
+        if answer.is_success:
+            self._accepted_at.append(time.monotonic())
+            self.wanted.update({job["id"]: "dead" if job["type"] == "doomed" else "succeeded" for job in jobs})
+        else:
+            self._refused.append(f"{answer.status_code} {answer.text[:200]}")
+
+    def _try(self, http: httpx.Client, turn: int, jobs: list[dict[str, Any]]) -> httpx.Response | None:
+        """Submit jobs; None if they have to be submitted again."""
+        urls = list(self.urls)
+        try:
+            answer = http.post(f"{urls[turn % len(urls)]}/v1/jobs/batch", json={"jobs": jobs})
+        except httpx.HTTPError:
+            return None
+        return None if answer.status_code in REPEATABLE else answer
+
+
+def _job(number: int) -> dict[str, Any]:
+    special = {3: DELAYED, 7: DOOMED}.get(number % 10, {})
+    return {"id": new_id(), "type": "hello", "payload": {"n": number}, **special}
 
 
 @contextmanager
-def _submitting(urls: list[str], report: Report) -> Iterator[_Clients]:
-    clients = _Clients(urls, report)
+def _submitting(urls: list[str]) -> Iterator[_Clients]:
+    clients = _Clients(urls)
     clients.start()
     try:
         yield clients
     finally:
         clients.stop()
+
+
+def _errors(server: Running) -> list[str]:
+    """Return the lines of a server's log that speak of a bug, or of a loop's round that failed."""
+    lines = server.log.splitlines()
+    return [line[:500] for line in lines if '"level": "error"' in line or "loop_round" in line]
 
 
 def _migrate(version: Version, database_url: str) -> None:
@@ -246,12 +304,15 @@ def _worker(version: Version, server: RunningServer, folder: Path, name: str) ->
         yield running
 
 
-def _await_ends(server: RunningServer, jobs: list[str], report: Report) -> None:
-    deadline, left = time.monotonic() + END_SECONDS_MAX, list(jobs)
+def _await_ends(server: RunningServer, wanted: Mapping[str, str], report: Report) -> None:
+    """Wait until every job has ended as it should, and write down which did not."""
+    deadline, report.amiss = time.monotonic() + END_SECONDS_MAX, dict.fromkeys(wanted, "")
     with httpx.Client(base_url=server.http_url, headers=server.headers, timeout=20) as http:
-        while left and time.monotonic() < deadline:
-            left = [job for job in left if http.get(f"/v1/jobs/{job}").json().get("status") != "succeeded"]
-    report.succeeded = len(jobs) - len(left)
+        while report.amiss and time.monotonic() < deadline:
+            found = {job: http.get(f"/v1/jobs/{job}").json().get("status", "unknown") for job in report.amiss}
+            report.amiss = {job: status for job, status in found.items() if status != wanted[job]}
+    ended = [status for job, status in wanted.items() if job not in report.amiss]
+    report.succeeded, report.dead = ended.count("succeeded"), ended.count("dead")
 
 
 async def _count_by_worker(database_url: str) -> dict[str, int]:

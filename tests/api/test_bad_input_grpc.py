@@ -126,6 +126,17 @@ REQUESTS: dict[str, tuple[str, Message, str]] = {
     "list of a long queue": ("JobService/ListJobs", pb.ListJobsRequest(queue="q" * 300), "queue"),
     "list of a negative page": ("JobService/ListJobs", pb.ListJobsRequest(page_size=-1), "page_size"),
     "list of a huge page": ("JobService/ListJobs", pb.ListJobsRequest(page_size=501), "page_size"),
+    "list by a far number": ("JobService/ListJobs", pb.ListJobsRequest(payload=b'{"a":1e200000}'), "payload"),
+    "list by a fine number": (
+        "JobService/ListJobs",
+        pb.ListJobsRequest(payload=b'{"a":1.' + b"1" * 6_400 + b"e-9999}"),
+        "payload",
+    ),
+    "list by a long number": (
+        "JobService/ListJobs",
+        pb.ListJobsRequest(payload=b'{"a":' + b"1" * 200_000 + b"}"),
+        "payload",
+    ),
     "list at no page": ("JobService/ListJobs", pb.ListJobsRequest(page_token="zzz"), "page_token"),
     "lease by nobody": ("WorkerService/LeaseJobs", pb.LeaseRequest(), "worker_id"),
     "lease by a long name": ("WorkerService/LeaseJobs", pb.LeaseRequest(worker_id="w" * 300), "worker_id"),

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
@@ -16,7 +17,8 @@ import pytest
 from quorra_proto.v1 import quorra_pb2 as pb
 from quorra_proto.v1.quorra_pb2_grpc import WorkerServiceStub
 
-from tests.support.processes import RunningServer, start_server
+from tests.support.processes import API_KEY, BIN, RunningServer, start_process, start_server
+from tests.support.services import free_port
 from tests.support.waiting import eventually_sync
 
 BODY = b'{"type":"t","payload":{}}'
@@ -201,6 +203,43 @@ def _both_wait(server: RunningServer) -> bool:
     with httpx.Client(base_url=server.http_url, headers=server.headers) as client:
         workers = client.get("/v1/workers").json()["workers"]
         return len(workers) == 1 and "quorra_http_connections 2.0" in client.get("/metrics").text
+
+
+def test_health_and_metrics_can_be_closed_and_live_stays_open(database_url: str) -> None:
+    paths = ("/livez", "/readyz", "/healthz", "/metrics")
+    with _with_closed_health(database_url) as server, httpx.Client(base_url=server.http_url) as client:
+        without = [client.get(path).status_code for path in paths]
+        with_key = [client.get(path, headers=server.headers).status_code for path in paths]
+        described = client.get("/openapi.json").json()["paths"]
+
+    assert [200, 401, 401, 401] == without
+    assert [200, 200, 200, 200] == with_key
+    assert [False, True, True, True] == ["401" in described[path]["get"]["responses"] for path in paths]
+
+
+@contextlib.contextmanager
+def _with_closed_health(database_url: str) -> Iterator[RunningServer]:
+    """Start a server that asks for the key also where others are open; that it is ready is asked with the key."""
+    http, grpc_address = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    settings = {
+        "QUORRA_ENV": "test",
+        "DATABASE_URL": database_url,
+        "QUORRA_API_KEY": API_KEY,
+        "QUORRA_HTTP_ADDR": http,
+        "QUORRA_GRPC_ADDR": grpc_address,
+        "QUORRA_METRICS_OPEN": "off",
+        "QUORRA_HEALTH_OPEN": "off",
+    }
+    with start_process([str(BIN / "quorra-server")], settings) as running:
+        server = RunningServer(running.process, running.log_path, f"http://{http}", grpc_address)
+        eventually_sync(lambda: _is_ready(server), "the server is ready", timeout=60)
+        yield server
+
+
+def _is_ready(server: RunningServer) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"{server.http_url}/readyz", headers=server.headers).status_code == 200
+    return False
 
 
 def test_a_stop_does_not_wait_for_idle_clients(database_url: str) -> None:

@@ -215,6 +215,15 @@ def test_cancel_is_final_twice_is_fine_and_retry_then_is_a_409(api: httpx.Client
     assert (409, "illegal_transition") == (retried.status_code, retried.json()["code"])
 
 
+@pytest.mark.parametrize("path", ["/v1/jobs/00000000-0000-7000-8000-000000000000/retry", "/v1/jobs/retry"])
+def test_a_retry_takes_no_reason_since_none_is_kept(api: httpx.Client, path: str) -> None:
+    filtered = {"filter": {"queue": "never-used"}} if path == "/v1/jobs/retry" else {}
+
+    reply = api.post(path, json={**filtered, "reason": "the printer is back"})
+
+    assert (422, "reason") == (reply.status_code, reply.json()["field"])
+
+
 def test_retry_runs_a_delayed_job_now(api: httpx.Client, queue_name: str) -> None:
     job_id = _submit(api, queue_name, delay_seconds=3600)["id"]
 

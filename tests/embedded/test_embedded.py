@@ -249,3 +249,109 @@ def test_an_empty_volume_is_taken(tmp_path: Path) -> None:
 
     with embedded.start(tmp_path) as postgres:
         assert 1 == _run(postgres.dsn, "SELECT 1")
+
+
+def _programs(folder: Path, version: str) -> Path:
+    """Make programs that say a version, and can do nothing else."""
+    folder.mkdir(parents=True)
+    for name in ("postgres", "initdb"):
+        (folder / name).write_text(f"#!/bin/sh\necho '{name} (PostgreSQL) {version}'\n")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def _made_by(home: Path, version: str) -> Path:
+    """Make a data directory in which a version of PostgreSQL has left data."""
+    (home / version).mkdir(parents=True)
+    (home / version / "PG_VERSION").write_text(f"{version}\n")
+    (home / "password").write_text("secret")
+    return home
+
+
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine whose only programs are those that the test puts into this folder, one folder a version."""
+    monkeypatch.delenv("QUORRA_POSTGRES_BIN", raising=False)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(embedded, "WHEEL_PACKAGE", "no_such_package")
+    monkeypatch.setattr(embedded, "SYSTEM_FOLDER", tmp_path / "system")
+    return tmp_path / "system"
+
+
+def test_data_of_another_version_is_refused_with_its_folder_and_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a data directory of its own for each version, an upgrade of the wheel looked as if all jobs were gone."""
+    home = _made_by(tmp_path / "pg", "15")
+    programs = _programs(tmp_path / "programs", "18.1")
+    monkeypatch.setenv("QUORRA_POSTGRES_BIN", str(programs))
+
+    with pytest.raises(embedded.EmbeddedUnavailable) as refused:
+        embedded.start(home)
+
+    for part in (f"{home}/15", "PostgreSQL 15", f"PostgreSQL 18 in {programs}", "QUORRA_POSTGRES_BIN", "--data-dir"):
+        assert part in str(refused.value)
+    assert {"15", "password"} == {file.name for file in home.iterdir()}
+
+
+def test_of_several_versions_the_one_that_made_the_data_is_run(tmp_path: Path, system: Path) -> None:
+    _programs(system / "18" / "bin", "18.1")
+    fitting = _programs(system / "15" / "bin", "15.9")
+
+    assert embedded.Binaries(fitting, "15") == embedded.find_binaries(_made_by(tmp_path / "pg", "15"))
+
+
+def test_data_that_was_not_made_whole_asks_for_no_version(tmp_path: Path, system: Path) -> None:
+    programs = _programs(system / "18" / "bin", "18.1")
+    home = _made_by(tmp_path / "pg", "15")
+    (home / "15").rename(home / "15.new")
+
+    assert embedded.Binaries(programs, "18") == embedded.find_binaries(home)
+
+
+def test_the_newest_version_of_the_machine_is_run(system: Path) -> None:
+    _programs(system / "9.6" / "bin", "9.6.24")
+    newest = _programs(system / "16" / "bin", "16.4 (Debian 16.4-1)")
+
+    assert embedded.Binaries(newest, "16") == embedded.find_binaries()
+
+
+def test_a_named_folder_without_programs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUORRA_POSTGRES_BIN", str(tmp_path / "bni"))
+
+    with pytest.raises(embedded.EmbeddedUnavailable, match=r"QUORRA_POSTGRES_BIN is .+/bni, which has no `postgres`"):
+        embedded.start(tmp_path / "pg")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("#!/no/such/interpreter\n", "No such file"),
+        ("#!/bin/sh\necho libicu is missing >&2; exit 127\n", "libicu is missing"),
+        ("#!/bin/sh\necho hello\n", "hello"),
+    ],
+    ids=["it is not run", "it ends badly", "it is something else"],
+)
+def test_a_named_program_that_does_not_start_is_refused_with_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, reason: str
+) -> None:
+    programs = _programs(tmp_path / "programs", "18.1")
+    (programs / "postgres").write_text(text)
+    monkeypatch.setenv("QUORRA_POSTGRES_BIN", str(programs))
+
+    with pytest.raises(embedded.EmbeddedUnavailable, match=rf"{programs}/postgres does not start: .*{reason}"):
+        embedded.start(tmp_path / "pg")
+
+
+def test_a_program_that_does_not_start_is_passed_over_for_one_that_does(system: Path) -> None:
+    (_programs(system / "18" / "bin", "18.1") / "postgres").write_text("#!/no/such/interpreter\n")
+    older = _programs(system / "17" / "bin", "17.2")
+
+    assert embedded.Binaries(older, "17") == embedded.find_binaries()
+
+
+def test_where_nothing_starts_the_reason_is_told(system: Path) -> None:
+    (_programs(system / "18" / "bin", "18.1") / "postgres").write_text("#!/no/such/interpreter\n")
+
+    with pytest.raises(embedded.EmbeddedUnavailable, match=r"no PostgreSQL to run\. .+ does not start: .+pip install"):
+        embedded.find_binaries()

@@ -20,10 +20,13 @@ from rich.console import Console
 from tests.faults import report
 from tests.faults.judging.judge import Judge, Quotas, Verdict
 from tests.faults.kinds import KINDS
+from tests.faults.outside import grpc_address, key_from_environment, rest_address
 from tests.faults.run import Options, run_faults
 
 # What a run of so many minutes must have met before it may be called passed; the judge's own quotas are for ten.
 QUOTAS_MINUTES = 10.0
+# What is not said again in the words that repeat a run.
+PAUSE_SECONDS, LEASE_SECONDS, QUOTAS = 0.9, 3.0, "scaled"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,6 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{name:<24} {(kind.fault.__doc__ or '').strip()}")
         return 0
     kinds = _kinds(options.kinds)
+    if options.against is not None:
+        # Before anything is made or started.
+        rest_address(options.against)
+        grpc_address(options.grpc)
+        key_from_environment()
     folder = Path(options.folder or tempfile.mkdtemp(prefix="quorra-faults-"))
     folder.mkdir(parents=True, exist_ok=True)
     wished = Options(
@@ -68,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--minutes", type=float, default=5.0, help="how long to hurt (5)")
     parser.add_argument("--count", type=int, help="end as soon as each kind had an effect so many times")
-    parser.add_argument("--pause", type=float, default=0.9, help="seconds between two faults of one lane (0.9)")
+    parser.add_argument(
+        "--pause", type=float, default=PAUSE_SECONDS, help="seconds between two faults of one lane (0.9)"
+    )
     parser.add_argument("--limits", action="store_true", help="slower recovery than documented is a failure")
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(2), "big"), help="the same faults again")
     parser.add_argument("--kinds", default="all", help="comma list of kinds or their beginnings, `all`, or `none`")
@@ -78,11 +88,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--servers", type=int, default=2)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rate", type=float, default=600.0, help="jobs a second to submit (600); 0 for none")
-    parser.add_argument("--lease-seconds", type=float, default=3.0, help="time to live of a worker's lease (3)")
-    parser.add_argument("--lanes", type=int, default=2, help="faults at the same time (2)")
     parser.add_argument(
-        "--quotas", choices=("full", "scaled", "short"), default="scaled", help="what must have happened"
+        "--lease-seconds", type=float, default=LEASE_SECONDS, help="time to live of a worker's lease (3)"
     )
+    parser.add_argument("--lanes", type=int, default=2, help="faults at the same time (2)")
+    parser.add_argument("--quotas", choices=("full", "scaled", "short"), default=QUOTAS, help="what must have happened")
     parser.add_argument(
         "--against", metavar="URL", help="REST of a test installation of your own; QUORRA_API_KEY is its key"
     )
@@ -110,7 +120,15 @@ def _quotas(options: argparse.Namespace) -> Quotas:
     if options.count is not None:
         # The count itself says whether enough happened.
         return Quotas(
-            reclaims=0, refused=0, ambiguous=0, restarts=0, jobs=500, handed_over=0, faults=options.count, checks=0
+            reclaims=0,
+            refused=0,
+            ambiguous=0,
+            restarts=0,
+            jobs=500,
+            handed_over=0,
+            faults=options.count,
+            each_kind=options.count,
+            checks=0,
         )
     if options.quotas == "short":
         return Quotas(reclaims=5, refused=5, ambiguous=1, restarts=1, jobs=500, handed_over=1, faults=1, checks=0)
@@ -125,8 +143,11 @@ def _replay(options: argparse.Namespace) -> str:
     words += ["--kinds", options.kinds, "--servers", str(options.servers), "--workers", str(options.workers)]
     words += ["--rate", f"{options.rate:g}", "--lanes", str(options.lanes)]
     words += ["--count", str(options.count)] if options.count is not None else []
-    words += ["--pause", f"{options.pause:g}"] if options.pause != 0.9 else []
+    words += ["--pause", f"{options.pause:g}"] if options.pause != PAUSE_SECONDS else []
     words += ["--limits"] if options.limits else []
+    words += ["--lease-seconds", f"{options.lease_seconds:g}"] if options.lease_seconds != LEASE_SECONDS else []
+    words += ["--quotas", options.quotas] if options.quotas != QUOTAS else []
+    words += ["--against", options.against, "--grpc", options.grpc] if options.against is not None else []
     return shlex.join(words)
 
 

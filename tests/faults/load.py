@@ -14,6 +14,7 @@ import json
 import os
 import random
 import signal
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -39,6 +40,11 @@ QUICK_SHARE = 0.1
 QUICK_BATCH_JOBS = (1, 80)
 SINGLE_PAUSE_SECONDS = 0.1
 OPERATOR_PAUSE_SECONDS = 0.15
+PURGE_PAUSE_SECONDS = 1.0
+PURGED_QUEUE = "purged"
+PURGED_JOBS = 5
+# A statement whose connection is a black hole is given up after 30 s; of a rest, half is certain.
+UNDER_WAY_SECONDS = 80.0
 OBSERVER_PAUSE_SECONDS = 0.1
 LOOKS_PER_JOB = 12
 PLAIN_WORKERS = 3
@@ -61,6 +67,7 @@ class Load:
         self.rate: float = options.rate
         self.lease_seconds: float = options.lease_seconds
         self.seed: int = options.seed
+        self.purges: bool = options.purges
         self.is_draining = asyncio.Event()
         self.is_over = asyncio.Event()
         self.recent: deque[str] = deque(maxlen=RECENT_JOBS)
@@ -81,6 +88,7 @@ class Load:
             clients += [Producer(self, 100 + number).submit_singles() for number in range(SINGLE_PRODUCERS)]
             clients += [Operator(self, 200).operate(), Observer(self, 300).observe(), Observer(self, 301).observe()]
             clients += [PlainWorker(self, 400 + number).work() for number in range(PLAIN_WORKERS)]
+            clients += [Purger(self, 500).submit_and_purge()] if self.purges else []
         tasks = [asyncio.ensure_future(client) for client in clients]
         over = asyncio.ensure_future(self.is_over.wait())
         done, _ = await asyncio.wait([over, *tasks], return_when=asyncio.FIRST_EXCEPTION)
@@ -106,6 +114,7 @@ class Client:
         self.load = load
         self.dice = random.Random(f"{load.seed}-{number}")
         self.history = History(load.folder, f"client-{number}")
+        self.unclear_tries = 0
 
     async def ask(
         self, method: str, path: str, body: Any = None, *, repeat: bool = True, note: dict[str, Any], **more: Any
@@ -119,12 +128,14 @@ class Client:
             try:
                 response = await self.load.http.request(method, url, content=encoded(body), **more)
             except (httpx.HTTPError, OSError) as error:
+                self.unclear_tries += 1
                 self.history.write("unknown", call=call, error=type(error).__name__, what=note["what"])
             else:
                 if response.status_code not in REPEATABLE:
                     self._write_answer(call, note, response)
                     return response
                 code = _code(response)
+                self.unclear_tries += code == "outcome_unknown"
                 self.history.write("unknown" if code == "outcome_unknown" else "refused", call=call, what=note["what"])
                 if not repeat and code != "outcome_unknown":
                     # Nothing happened, so that asking again is safe even without a key.
@@ -144,6 +155,10 @@ class Client:
         elif note["what"] == "submit":
             answer = response.json()
             told["jobs"] = [[job["id"], job.get("existing", False)] for job in answer.get("jobs", [answer])]
+        elif note["what"] == "replay":
+            told["jobs"] = [[job["id"], job["generation"]] for job in response.json()["jobs"]]
+        elif note["what"] == "purge":
+            told["purged"] = response.json()["purged"]
         self.history.write(event, call=call, **told)
 
     async def rest(self, seconds: float) -> None:
@@ -253,7 +268,7 @@ class Producer(Client):
 
 
 class Operator(Client):
-    """Cancels, retries and replays."""
+    """Cancels, retries, changes and replays."""
 
     async def operate(self) -> None:
         """Do one thing after another to jobs of the recent past, and to dead ones."""
@@ -262,20 +277,84 @@ class Operator(Client):
             if not self.load.recent:
                 continue
             job = self.dice.choice(self.load.recent)
-            verb = self.dice.choice(("cancel", "cancel", "retry", "replay"))
+            verb = self.dice.choice(("cancel", "cancel", "retry", "retry_failed", "replay", "change"))
             if verb == "replay":
                 await self._replay()
+            elif verb == "retry_failed":
+                await self._retry_failed()
+            elif verb == "change":
+                await self.ask("PATCH", f"/v1/jobs/{job}", self._new_change(), note={"what": verb, "job": job})
             else:
                 await self.ask("POST", f"/v1/jobs/{job}/{verb}", {}, note={"what": verb, "job": job})
 
+    def _new_change(self) -> dict[str, Any]:
+        return self.dice.choice(
+            (
+                {"priority": self.dice.randint(-2, 2)},
+                {"delay_seconds": 1},
+                {"max_retries": self.dice.randint(1, 3)},
+                {"queue": self.dice.choice(("default", "bulk"))},
+            )
+        )
+
     async def _replay(self) -> None:
-        response = await self.ask("GET", "/v1/dead?limit=20", note={"what": "list_dead"})
-        if response is None or not response.is_success:
-            return
-        ids = [job["id"] for job in response.json()["jobs"]]
+        ids = await self._listed("/v1/dead?limit=20", "list_dead")
         chosen = self.dice.sample(ids, min(3, len(ids)))
         if chosen:
             await self.ask("POST", "/v1/dead/replay", {"ids": chosen}, note={"what": "replay", "jobs": chosen})
+
+    async def _retry_failed(self) -> None:
+        """Retry a job that backs off: of the recent ones few do."""
+        ids = await self._listed("/v1/jobs?status=failed&limit=20", "list_failed")
+        if ids:
+            job = self.dice.choice(ids)
+            await self.ask("POST", f"/v1/jobs/{job}/retry", {}, note={"what": "retry", "job": job})
+
+    async def _listed(self, path: str, what: str) -> list[str]:
+        response = await self.ask("GET", path, note={"what": what})
+        if response is None or not response.is_success:
+            return []
+        return [job["id"] for job in response.json()["jobs"]]
+
+
+class Purger(Client):
+    """Fills a queue that nobody works on, and empties it again.
+
+    A try without an answer may still be under way, and take effect later. A purge makes the ids of its jobs free again,
+    so that a submission that comes after it would be another one: after such a try nothing is done that it could undo.
+    """
+
+    async def submit_and_purge(self) -> None:
+        """Do both in turn until the load drains; each round leaves the queue empty, so that every job has an end."""
+        while not self.load.is_draining.is_set():
+            jobs = [{"id": new_id(), **new_job(self.dice), "queue": PURGED_QUEUE} for _ in range(PURGED_JOBS)]
+            if await self._submit_clearly(jobs):
+                await self.rest(PURGE_PAUSE_SECONDS)
+                await self._purge()
+            else:
+                await self._cancel(jobs)
+
+    async def _submit_clearly(self, jobs: list[dict[str, Any]]) -> bool:
+        """Submit jobs, and say whether no earlier try can come later."""
+        before = self.unclear_tries
+        named = [[job["id"], job["payload"]["token"]] for job in jobs]
+        await self.ask("POST", "/v1/jobs/batch", {"jobs": jobs}, note={"what": "submit", "jobs": named})
+        return self.unclear_tries == before
+
+    async def _purge(self) -> None:
+        """Empty the queue; a purge that takes long says that there is more."""
+        before = self.unclear_tries
+        note = {"what": "purge", "queue": PURGED_QUEUE}
+        response = await self.ask("DELETE", f"/v1/queues/{PURGED_QUEUE}/jobs", note=note)
+        while response is not None and response.is_success and response.json().get("more"):
+            response = await self.ask("DELETE", f"/v1/queues/{PURGED_QUEUE}/jobs", note=note)
+        if self.unclear_tries > before:
+            await self.rest(UNDER_WAY_SECONDS)
+
+    async def _cancel(self, jobs: list[dict[str, Any]]) -> None:
+        """End jobs that keep their ids."""
+        for job in jobs:
+            await self.ask("POST", f"/v1/jobs/{job['id']}/cancel", {}, note={"what": "cancel", "job": job["id"]})
 
 
 class Observer(Client):
@@ -291,7 +370,7 @@ class Observer(Client):
                     await self._look(job)
 
     async def _look(self, job: str) -> None:
-        url = self.dice.choice(self.load.urls)
+        url, asked_at = self.dice.choice(self.load.urls), time.time()
         with contextlib.suppress(httpx.HTTPError, OSError):
             response = await self.load.http.get(f"{url}/v1/jobs/{job}")
             if response.is_success:
@@ -299,6 +378,7 @@ class Observer(Client):
                 self.history.write(
                     "seen",
                     job=job,
+                    asked_at=asked_at,
                     state=seen["status"],
                     attempts=seen["attempts"],
                     generation=seen["generation"],
@@ -424,6 +504,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rate", type=float, default=600.0)
     parser.add_argument("--lease-seconds", type=float, default=3.0)
+    parser.add_argument("--purges", action="store_true", help="purge a queue that nobody works on, again and again")
     asyncio.run(Load(parser.parse_args()).run())
 
 

@@ -2,10 +2,12 @@
 
     hatch run mutants
     hatch run mutants --only settle-without-secret,lease-too-early
+    hatch run mutants --judge
 
 A bug is a file in `planted/`: which text of which file to replace, what that breaks, and which checks ought to see it.
 The copy is put before the installed packages on PYTHONPATH; the work tree is never touched. A check that fails without
-the bug too has caught nothing.
+the bug too has caught nothing. With `--judge` only those are planted that break what a fault run is judged by, and its
+judge has to see them by itself.
 """
 
 import argparse
@@ -19,7 +21,8 @@ import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -35,6 +38,8 @@ CHECK_SECONDS_MAX = 600
 # A check is a part of the tests, or a short fault run with some kinds.
 FAULT_RUN = "faults:"
 TAIL_CHARACTERS = 1_500
+# How the line begins that says when the table was made.
+DATED = "Planted on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +53,21 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Bug:
-    """One planted bug."""
+    """One planted bug.
+
+    Attributes:
+        judged_under: The kinds of faults of a short run whose judge sees it by itself; empty if it is none for a judge.
+    """
 
     name: str
     breaks: str
     checks: tuple[str, ...]
     edits: tuple[Edit, ...]
+    judged_under: str = ""
+
+    def for_the_judge(self) -> "Bug":
+        """Return the same with a fault run as its only check."""
+        return replace(self, checks=(f"{FAULT_RUN}{self.judged_under}",))
 
 
 @dataclass(slots=True)
@@ -74,7 +88,7 @@ def planted_bugs() -> list[Bug]:
 def _bug(path: Path) -> Bug:
     content = tomllib.loads(path.read_text())
     edits = tuple(Edit(edit["file"], edit["find"], edit["replace"]) for edit in content["edits"])
-    return Bug(path.stem, content["breaks"], tuple(content["checks"]), edits)
+    return Bug(path.stem, content["breaks"], tuple(content["checks"]), edits, content.get("judged_under", ""))
 
 
 def inapplicable(bug: Bug, root: Path = ROOT) -> list[str]:
@@ -194,6 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     wished = options.only.split(",") if options.only else None
     bugs = [bug for bug in planted_bugs() if wished is None or bug.name in wished]
+    if options.judge:
+        bugs = [bug.for_the_judge() for bug in bugs if bug.judged_under]
     problems = [problem for bug in bugs for problem in inapplicable(bug)]
     if problems or not bugs or (wished and len(bugs) < len(wished)):
         console.print("\n".join(problems) or "mutants: no such bug", style="red", highlight=False)
@@ -219,6 +235,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="mutants", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", help="comma list of names")
+    parser.add_argument(
+        "--judge", action="store_true", help="only those that the judge of a fault run has to see by itself"
+    )
     parser.add_argument("--json", metavar="FILE", help="write what caught what here, after each bug")
     parser.add_argument("--resume", action="store_true", help="go on where the last run with this FILE ended")
     parser.add_argument("--docs", action="store_true", help=f"rewrite the table of {PAGE.relative_to(ROOT)}")
@@ -244,11 +263,18 @@ def _catch_all(bugs: Sequence[Bug], console: Console) -> Iterator[Caught]:
 
 
 def write_page(bugs: Sequence[Bug], caught_by: Mapping[str, str | None]) -> None:
-    """Write the table of what caught what."""
-    lines = [PAGE.read_text().partition("| bug |")[0].rstrip(), ""]
-    lines += ["| bug | what it breaks | caught by |", "|---|---|---|"]
-    lines += [f"| `{bug.name}` | {bug.breaks} | {_shown(bug, caught_by)} |" for bug in bugs]
+    """Write the table of what caught what, and of which day and version it is."""
+    count = sum(caught_by.get(bug.name) is not None for bug in bugs)
+    lines = [PAGE.read_text().partition(DATED)[0].partition("| bug |")[0].rstrip(), ""]
+    lines += [f"{DATED} {datetime.now(UTC):%Y-%m-%d}, on {_revision()}: {count} of {len(bugs)} were caught.", ""]
+    lines += ["| bug | what it breaks | caught by | and by the judge, under |", "|---|---|---|---|"]
+    lines += [f"| `{bug.name}` | {bug.breaks} | {_shown(bug, caught_by)} | {bug.judged_under} |" for bug in bugs]
     PAGE.write_text("\n".join(lines) + "\n")
+
+
+def _revision() -> str:
+    command = ["git", "describe", "--always", "--dirty=, changed"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _shown(bug: Bug, caught_by: Mapping[str, str | None]) -> str:

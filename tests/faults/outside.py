@@ -17,6 +17,7 @@ import httpx
 from rich.console import Console
 
 from tests.faults.kinds import KINDS
+from tests.faults.kinds.clocks import faketime
 from tests.faults.stage import Stage
 
 if TYPE_CHECKING:
@@ -43,10 +44,8 @@ class OutsideStage(Stage):
             rate=options.rate,
             key=key,
         )
-        url = urlsplit(options.against or "")
-        self._rest = (url.hostname or "localhost", url.port or 80)
-        host, _, port = options.grpc.rpartition(":")
-        self._grpc = (host or "localhost", int(port))
+        self._rest = rest_address(options.against or "")
+        self._grpc = grpc_address(options.grpc)
 
     async def open_outside(self) -> None:
         """Start our side."""
@@ -67,9 +66,44 @@ class OutsideStage(Stage):
         return [self._grpc]
 
 
-def outside_kinds(wished: list[str]) -> list[str]:
-    """Return those of some kinds that touch nothing but our own side."""
-    return [name for name in wished if KINDS[name].group in OUTSIDE_KINDS]
+def foreign_kinds() -> dict[str, str]:
+    """Return the kinds that cannot be done to somebody's installation, each with why."""
+    reasons = {
+        name: "it would hurt what is not ours" for name, kind in KINDS.items() if kind.group not in OUTSIDE_KINDS
+    }
+    if faketime() is None:
+        reasons["worker.clock"] = "there is no libfaketime"
+    return reasons
+
+
+def rest_address(url: str) -> tuple[str, int]:
+    """Return where an installation's REST listens.
+
+    Raises:
+        SystemExit: Not by plain HTTP, whose bytes the proxies before it could pass on and cut; or it is no address.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "https":
+        raise SystemExit(
+            f"faults: {url} is HTTPS, and a fault run cuts plain connections; give the plain HTTP address of one of its"
+            " servers behind the TLS proxy, such as http://10.0.0.5:8080, or end TLS before it: "
+            f"socat TCP-LISTEN:8080,fork OPENSSL:{parts.hostname or 'host'}:{parts.port or 443}"
+        )
+    if parts.scheme != "http" or not parts.hostname or parts.path.strip("/"):
+        raise SystemExit(f"faults: --against {url} is no address such as http://localhost:8080")
+    return parts.hostname, parts.port or 80
+
+
+def grpc_address(text: str) -> tuple[str, int]:
+    """Return where an installation's gRPC listens.
+
+    Raises:
+        SystemExit: It is no address.
+    """
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal():
+        raise SystemExit(f"faults: --grpc {text} is no address such as localhost:50051")
+    return host or "localhost", int(port)
 
 
 async def look_from_outside(stage: Stage, console: Console) -> None:

@@ -6,7 +6,7 @@ import random
 import signal
 import time
 from collections import Counter, deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tests.faults.kinds import KINDS, Kind, unavailable
-from tests.faults.outside import OutsideStage, key_from_environment, look_from_outside, outside_kinds
+from tests.faults.leaks import logs_below, telltales
+from tests.faults.outside import OutsideStage, foreign_kinds, key_from_environment, look_from_outside
 from tests.faults.stage import Stage
 
 WARM_UP_SECONDS = 5.0
@@ -92,8 +93,7 @@ async def _run_outside(options: Options, console: Console) -> None:
     stage = OutsideStage(options, key_from_environment())
     try:
         await stage.open_outside()
-        run = Run(replace(options, kinds=outside_kinds(options.kinds)), stage, console)
-        await stage.while_alive(run.hurt_from_outside())
+        await stage.while_alive(Run(options, stage, console).hurt_from_outside())
         await look_from_outside(stage, console)
     finally:
         await stage.close()
@@ -122,11 +122,7 @@ class Run:
 
     async def run(self) -> None:
         """Hurt, heal, rest, look."""
-        skipped = unavailable(self._stage)
-        kinds = [KINDS[name] for name in self._options.kinds if name not in skipped]
-        for name, why in skipped.items():
-            if name in self._options.kinds:
-                self._console.print(f"[yellow]{name} is left out: {why}[/]")
+        kinds = self._able(unavailable(self._stage))
         with Live(self._picture(), console=self._console, refresh_per_second=2) as live:
             watcher = asyncio.create_task(self._watch(live))
             try:
@@ -143,15 +139,24 @@ class Run:
         self._mark("look")
         await self._look()
 
+    def _able(self, left_out: dict[str, str]) -> list[Kind]:
+        """Return the kinds that were asked for and can be done, and write down which those are not, and why."""
+        asked = self._options.kinds
+        left_out = {name: why for name, why in left_out.items() if name in asked}
+        self._stage.history.write("kinds", asked=asked, left_out=left_out)
+        for name, why in left_out.items():
+            self._console.print(f"[yellow]{name} is left out: {why}[/]")
+        return [KINDS[name] for name in asked if name not in left_out]
+
     async def hurt_from_outside(self) -> None:
         """Hurt only our own side of an installation, and heal."""
+        kinds = self._able(foreign_kinds())
         with Live(self._picture(), console=self._console, refresh_per_second=2) as live:
             await asyncio.sleep(WARM_UP_SECONDS)
             self._mark("hurt")
             showing = asyncio.create_task(self._show(live))
             try:
-                skipped = unavailable(self._stage)
-                await self._hurt([KINDS[name] for name in self._options.kinds if name not in skipped])
+                await self._hurt(kinds)
             finally:
                 showing.cancel()
             self._mark("heal")
@@ -249,8 +254,10 @@ class Run:
     async def _look(self) -> None:
         """Read what the product says of itself, finish the recording, and look for secrets in the logs."""
         stage = self._stage
+        outputs: dict[str, str] = {}
         async with httpx.AsyncClient(headers=dict(stage.headers), timeout=20) as client:
             for url in stage.http_urls:
+                outputs |= await _said(client, url)
                 told = await _read(client, f"{url}/v1/queues")
                 stage.history.write("queues_told", queues=told["queues"])
                 for state in LISTED_STATES:
@@ -260,16 +267,10 @@ class Run:
         stage.load.signal(signal.SIGTERM)
         assert stage.recorder is not None
         await stage.recorder.finish()
-        self._look_for_secrets()
-
-    def _look_for_secrets(self) -> None:
-        secrets = [self._stage.key, self._stage.password]
-        lines, found = 0, []
-        for path in self._stage.folder.glob("*.log"):
-            text = path.read_text(errors="replace")
-            lines += text.count("\n")
-            found += [path.name for secret in secrets if secret in text]
-        self._stage.history.write("secrets", lines=lines, found=found)
+        outputs |= await asyncio.to_thread(logs_below, stage.folder)
+        found = telltales(outputs, [stage.key, stage.password])
+        lines = sum(text.count("\n") + 1 for text in outputs.values())
+        stage.history.write("secrets", lines=lines, found=found, outputs=sorted(outputs))
 
     # Showing.
 
@@ -346,16 +347,29 @@ FROM (
 """
 
 
+async def _said(client: httpx.AsyncClient, url: str) -> dict[str, str]:
+    """Return what a server tells, by its address: its metrics, and an error."""
+    metrics = await _answered(client, f"{url}/metrics")
+    error = await _answered(client, f"{url}/v1/jobs/no-such-id", is_error=True)
+    return {f"{url}/metrics": metrics.text, f"{url}/v1/jobs/no-such-id": error.text}
+
+
 async def _read(client: httpx.AsyncClient, url: str, query: dict[str, str] | None = None) -> dict[str, Any]:
-    """Read something after the run has come to rest; a machine that is very busy may need a few tries."""
+    answer: dict[str, Any] = (await _answered(client, url, query)).json()
+    return answer
+
+
+async def _answered(
+    client: httpx.AsyncClient, url: str, query: dict[str, str] | None = None, *, is_error: bool = False
+) -> httpx.Response:
+    """Ask after the run has come to rest; a machine that is very busy may need a few tries."""
     for _ in range(LOOK_AGAIN_TIMES):
         with contextlib.suppress(httpx.TransportError):
             response = await client.get(url, params=query)
-            if response.is_success:
-                answer: dict[str, Any] = response.json()
-                return answer
+            if response.is_error == is_error:
+                return response
         await asyncio.sleep(LOOK_SECONDS)
-    raise TimeoutError(f"{url} was not answered")
+    raise TimeoutError(f"{url} was not answered as it should be")
 
 
 async def _listed(client: httpx.AsyncClient, url: str, state: str) -> list[str]:

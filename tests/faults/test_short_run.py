@@ -8,6 +8,7 @@ import pytest
 
 from tests.faults.__main__ import main
 from tests.faults.mutants import copy_of_packages, plant, planted_bugs, run_check
+from tests.support.processes import RunningServer
 
 # Fast to take effect, and together they touch everything.
 KINDS = (
@@ -49,6 +50,22 @@ def test_a_run_that_proves_nothing_is_unknown(tmp_path: Path, words: tuple[str, 
 
     assert "unknown" == verdict["verdict"]
     assert any(line.startswith(f"{missing}: 0 ") for line in verdict["why"]), verdict["why"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_run_against_an_installation_of_ones_own_is_passed(
+    server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUORRA_API_KEY", server.api_key)
+    where = ("--against", server.http_url, "--grpc", server.grpc_address)
+
+    verdict = _run(
+        tmp_path, *where, "--minutes", "0.3", "--rate", "60", "--kinds", "worker.kill,net.client.reset,pg.stop"
+    )
+
+    assert ("passed", {}) == (verdict["verdict"], verdict["broken"]), (verdict["why"], verdict["examples"])
+    assert {"pg.stop": "it would hurt what is not ours"} == verdict["left_out"]
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from types import FrameType
 from quorra_worker_sdk import Cancel, Context, Dead, RetryAfter, Snooze, Worker
 
 from tests.faults.history import History
+from tests.faults.receipts import note_receipts
 
 SLEEP_SECONDS = 0.3
 BLOCK_SECONDS = 0.2
@@ -88,5 +89,6 @@ def _freeze(_: int, __: FrameType | None) -> None:
 
 
 signal.signal(signal.SIGUSR1, _freeze)
+note_receipts(history)
 logging.getLogger("quorra.worker").setLevel(logging.ERROR)
 history.write("born", pid=os.getpid())

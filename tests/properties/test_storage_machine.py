@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
 from quorra_server.domain.job import LeaseBatch, LeaseId
-from quorra_server.domain.retry import DEFAULT_BACKOFF
 from quorra_server.domain.states import JobStatus, OutcomeKind
 from quorra_server.storage import jobs, leases, queues
 
@@ -186,7 +185,7 @@ class StorageMachine(RuleBasedStateMachine):
         if job.attempts > job.max_retries:
             job.end(JobStatus.DEAD)
         else:
-            job.wait(self.model.now + DEFAULT_BACKOFF.delay_seconds(job.attempts), JobStatus.FAILED)
+            job.wait(self.model.now + min(2.0**job.attempts, 3600.0), JobStatus.FAILED)
 
     @rule(lease=leased)
     def renew(self, lease: LeaseId) -> None:

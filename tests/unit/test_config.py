@@ -71,6 +71,25 @@ def test_limits_that_contradict_each_other_are_refused(settings: dict[str, str])
     assert all(name in mistake for name in settings)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_line_end_behind_the_key_is_not_part_of_it(end: str) -> None:
+    config, _ = load({"QUORRA_API_KEY": f"{LONG_KEY}{end}"})
+
+    assert LONG_KEY == config.security.api_key
+
+
+@pytest.mark.parametrize(
+    "key", [f"{LONG_KEY} {LONG_KEY}", f"{LONG_KEY}\n{LONG_KEY}", f"{LONG_KEY}é", "\n", "\x7f" * 32]
+)
+def test_a_key_that_no_client_can_send_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load({"QUORRA_API_KEY": key})
+
+    assert ["QUORRA_API_KEY='********': use letters, digits and marks of ASCII, without blanks."] == (
+        caught.value.mistakes
+    )
+
+
 @pytest.mark.parametrize(
     ("setting", "value"), [("QUORRA_POLL_INTERVAL", "0s"), ("QUORRA_ACQUIRE_TIMEOUT", "0s"), ("QUORRA_GRACE", "9d")]
 )

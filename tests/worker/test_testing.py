@@ -259,6 +259,31 @@ async def test_a_batch_is_recorded_whole_or_not_at_all(test: TestWorker[Any]) ->
     assert [taken.id] == [job.id for job in test.jobs]
 
 
+async def test_an_id_that_comes_twice_in_a_batch_is_one_job_or_refused(test: TestWorker[Any]) -> None:
+    job = NewJob("mail", {"n": 1}, id="0197a1b2-0000-7000-8000-0000000000aa")
+    other = NewJob("mail", {"n": 2}, id=job.id.upper())
+
+    with pytest.raises(KeyReused) as refused:
+        await worker.client.submit_many([job, other])
+    stored = list(test.jobs)
+    answers = await worker.client.submit_many([job, job])
+
+    assert ("jobs[1].id", []) == (refused.value.field, stored)
+    assert [(job.id, False), (job.id, True)] == [(answer.id, answer.existing) for answer in answers]
+    assert [job.id] == [kept.id for kept in test.jobs]
+
+
+async def test_an_exponential_back_off_grows_up_to_the_longest_of_its_rule(test: TestWorker[Any]) -> None:
+    rule = Retry(backoff="exponential", base_seconds=1, max_seconds=86_400)
+    await worker.client.submit(NewJob("mail", {"to": "nobody"}, max_retries=18, retry=rule))
+    begin = test.clock.now
+
+    await test.drain(ever=True)
+
+    waited = sum(2**exponent for exponent in range(17)) + 86_400
+    assert timedelta(seconds=waited) == test.clock.now - begin
+
+
 async def test_a_failed_job_is_pending_again_when_its_time_has_come(test: TestWorker[Any]) -> None:
     done = await mail.enqueue(to="nobody")
     await test.drain()

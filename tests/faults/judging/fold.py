@@ -17,7 +17,9 @@ HELD_UP_SECONDS_MAX = 60.0
 EXAMPLES_MAX = 5
 SILENT_DELIVERIES_SPARE = 10
 BACKOFF_DEFAULT = {"kind": "exponential", "base_seconds": 2.0, "max_seconds": 3600.0}
-EXPONENT_MAX = 12
+EXPONENT_MAX = 62
+# Not over yet.
+FOREVER = float("inf")
 
 
 class Findings:
@@ -77,10 +79,19 @@ class Reclaim:
 
 
 @dataclass(slots=True)
+class Life:
+    """From when to when a job lived, by the moments of the commits that say so."""
+
+    began_at: float
+    ended_at: float = FOREVER
+
+
+@dataclass(slots=True)
 class _Moved:
     """What one transaction did to one job."""
 
     is_new: bool = False
+    removed: Job | None = None
     left_waiting: Waiting | None = None
     outcome: Outcome | None = None
     entered_waiting: Waiting | None = None
@@ -89,7 +100,17 @@ class _Moved:
 
 @dataclass(slots=True)
 class Fold:
-    """The state of the queue, as the oracle has it."""
+    """The state of the queue, as the oracle has it.
+
+    Attributes:
+        lives_of_keyed: The lives of each job with a unique key.
+        rescheduled: When the row of each waiting job was changed, and the time that it was given.
+        revived: When each job began a further life.
+        purged: Jobs that were removed, as they were before.
+        watched: Jobs that somebody looked at: only of these the path is kept.
+        paths: Where each of them was, from which commit on, and in which life.
+        doubled_outcomes: Second outcomes of one lease, and second successes of one life.
+    """
 
     findings: Findings
     jobs: dict[str, Job] = field(default_factory=dict)
@@ -97,10 +118,17 @@ class Fold:
     by_token: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     outcomes: dict[tuple[str, str], Outcome] = field(default_factory=dict)
     by_unique_key: dict[str, str] = field(default_factory=dict)
+    lives_of_keyed: dict[str, list[Life]] = field(default_factory=lambda: defaultdict(list))
+    rescheduled: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+    revived: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    purged: dict[str, Job] = field(default_factory=dict)
+    watched: set[str] = field(default_factory=set)
+    paths: dict[str, list[tuple[float, str, int]]] = field(default_factory=lambda: defaultdict(list))
     reclaims: list[Reclaim] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
     late: int = 0
     handed_over: int = 0
+    doubled_outcomes: int = 0
     transactions: int = 0
     last_commit_at: float = 0.0
     _open_reclaims: dict[str, Reclaim] = field(default_factory=dict)
@@ -130,8 +158,7 @@ class Fold:
     def _apply(self, change: Change, moved: dict[str, _Moved], created: list[Lease], closed: list[str]) -> None:
         table, verb, row = change.table, change.verb, change.row
         if table == "jobs":
-            submission = tables.submission(row) if verb != "delete" else None
-            self._apply_job(verb, submission, row.get("id") or "", moved)
+            self._apply_job(change, moved)
         elif table == "ready":
             self._apply_waiting(change, moved)
         elif table == "leases":
@@ -139,10 +166,13 @@ class Fold:
         elif table == "outcomes" and verb != "delete":
             self._apply_outcome(verb, tables.outcome(row), moved)
 
-    def _apply_job(self, verb: str, submission: Submission | None, job_id: str, moved: dict[str, _Moved]) -> None:
-        if submission is None:
-            self.jobs.pop(job_id, None)
-        elif verb == "update":
+    def _apply_job(self, change: Change, moved: dict[str, _Moved]) -> None:
+        if change.verb == "delete":
+            job_id = change.row["id"] or ""
+            moved[job_id].removed = self.jobs.pop(job_id, None)
+            return
+        submission = tables.submission(change.row)
+        if change.verb == "update":
             # An operator changed it; where it is does not change.
             self.jobs[submission.job].submission = submission
         else:
@@ -166,6 +196,7 @@ class Fold:
             moved[job_id].entered_waiting = tables.waiting(change.row)
         else:
             job.waiting = tables.waiting(change.row)
+            self.rescheduled[job_id].append((self.last_commit_at, job.waiting.run_at))
 
     def _apply_lease(self, change: Change, moved: dict[str, _Moved], created: list[Lease], closed: list[str]) -> None:
         if change.verb == "delete":
@@ -203,14 +234,18 @@ class Fold:
 
     def _apply_outcome(self, verb: str, outcome: Outcome, moved: dict[str, _Moved]) -> None:
         key = (outcome.job, outcome.batch)
-        if verb == "update":
+        if verb == "update" and outcome.job in moved and moved[outcome.job].removed is not None:
+            # What is left of a job that was purged: who reports this lease again is told that it is over.
+            pass
+        elif verb == "update":
             before = self.outcomes.get(key)
             is_replay = before is not None and before.status == "dead" and before.replayed_at is None
             self.findings.check(
                 "I3", is_replay and outcome.replayed_at is not None, f"the outcome {key} was overwritten"
             )
         else:
-            self.findings.check("I4", key not in self.outcomes, f"lease {key} has two outcomes")
+            is_first = self.findings.check("I4", key not in self.outcomes, f"lease {key} has two outcomes")
+            self.doubled_outcomes += not is_first
             moved[outcome.job].outcome = outcome
             self.kinds[outcome.kind] += 1
             self.late += outcome.is_late
@@ -220,6 +255,9 @@ class Fold:
     # Jobs.
 
     def _check_move(self, job_id: str, move: _Moved, transaction: Transaction) -> None:
+        if move.removed is not None:
+            self._remove(job_id, move.removed, move)
+            return
         job = self.jobs.get(job_id)
         if not self.findings.check("I2", job is not None, f"job {job_id} moves and was never recorded"):
             return
@@ -240,6 +278,16 @@ class Fold:
             f"job {job_id} is in {job.places} places after the transaction at {transaction.committed_at:.3f}",
         )
         self._check_unique(job_id, job)
+        if job_id in self.watched:
+            self.paths[job_id].append((self.last_commit_at, place_of(job), job.generation))
+
+    def _remove(self, job_id: str, job: Job, move: _Moved) -> None:
+        """An operator may remove what waits and what is over, whole; never what runs."""
+        is_idle = move.left_waiting is not None or job.ended is not None
+        is_gone = job.waiting is None and job.lease is None and move.entered_waiting is None
+        self.findings.check("I20", is_idle and is_gone, f"job {job_id} was removed while it was {where(job)}")
+        self.purged[job_id] = job
+        self._free_unique(job_id, job)
 
     def _end_lease(self, job: Job, move: _Moved) -> None:
         outcome = move.outcome
@@ -291,7 +339,8 @@ class Fold:
         check("I7", job.silent <= bound, f"job {job_id} was delivered {job.silent} times without a word")
         if outcome.kind == "succeeded":
             job.successes += 1
-            check("I4", job.successes == 1, f"job {job_id} succeeded {job.successes} times in one life")
+            is_first = check("I4", job.successes == 1, f"job {job_id} succeeded {job.successes} times in one life")
+            self.doubled_outcomes += not is_first
         self._check_ending(job, outcome)
 
     def _check_time(self, lease: Lease, outcome: Outcome) -> None:
@@ -354,6 +403,7 @@ class Fold:
                 waiting.generation == job.generation + 1 and replayed,
                 f"job {waiting.job} lives again without a replay",
             )
+            self.revived[waiting.job].append(self.last_commit_at)
             job.ended, job.generation = None, waiting.generation
             job.attempts = job.successes = job.silent = 0
         check("I3", job.ended is None, f"job {waiting.job} ended as {job.ended} and waits again")
@@ -440,15 +490,41 @@ class Fold:
         key = job.submission.unique_key
         if key is None:
             return
-        holder = self.by_unique_key.get(key)
         if job.ended is not None:
-            if holder == job_id:
-                del self.by_unique_key[key]
-        else:
-            self.findings.check(
-                "I12", holder in (None, job_id), f"jobs {holder} and {job_id} live with the unique key {key}"
-            )
-            self.by_unique_key[key] = job_id
+            self._free_unique(job_id, job)
+            return
+        holder = self.by_unique_key.get(key)
+        self.findings.check(
+            "I12", holder in (None, job_id), f"jobs {holder} and {job_id} live with the unique key {key}"
+        )
+        self.by_unique_key[key] = job_id
+        lives = self.lives_of_keyed[job_id]
+        if not lives or lives[-1].ended_at != FOREVER:
+            lives.append(Life(self.last_commit_at))
+
+    def _free_unique(self, job_id: str, job: Job) -> None:
+        key = job.submission.unique_key
+        if key is not None and self.by_unique_key.get(key) == job_id:
+            del self.by_unique_key[key]
+        lives = self.lives_of_keyed.get(job_id)
+        if lives and lives[-1].ended_at == FOREVER:
+            lives[-1].ended_at = self.last_commit_at
+
+
+def place_of(job: Job) -> str:
+    """Return where a job is: `waiting`, `held`, or how it ended."""
+    return job.ended or ("held" if job.lease is not None else "waiting")
+
+
+def where(job: Job) -> str:
+    """Say in words where a job is."""
+    if job.ended is not None:
+        return f"{job.ended}"
+    if job.waiting is not None:
+        return f"waiting until {job.waiting.run_at:.3f}"
+    if job.lease is not None:
+        return f"leased by {job.lease.worker} until {job.lease.expires_at:.3f}"
+    return "nowhere"
 
 
 def delay_seconds(policy: dict[str, object] | None, attempts: int) -> float:
@@ -467,10 +543,11 @@ _TABLE_ORDER = {
     ("jobs", "insert"): 0,
     ("leases", "update"): 1,
     ("ready", "delete"): 2,
-    ("outcomes", "insert"): 3,
-    ("outcomes", "update"): 3,
+    ("jobs", "delete"): 3,
+    ("outcomes", "insert"): 4,
+    ("outcomes", "update"): 4,
 }
 
 
 def _order(change: Change) -> int:
-    return _TABLE_ORDER.get((change.table, change.verb), 4)
+    return _TABLE_ORDER.get((change.table, change.verb), 5)

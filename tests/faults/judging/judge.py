@@ -15,11 +15,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.faults.judging.fold import CLOCK_SECONDS, EXAMPLES_MAX, Findings, Fold, Job
+from tests.faults.judging.fold import CLOCK_SECONDS, EXAMPLES_MAX, Findings, Fold, Job, where
+from tests.faults.judging.operators import REFUSABLE, Operators
 from tests.faults.judging.pgoutput import read_transactions
 from tests.faults.judging.tables import lease_of
 
 TERMINAL = frozenset({"succeeded", "dead", "cancelled"})
+PLACES = {"pending": "waiting", "failed": "waiting", "leased": "held", "processing": "held"}
 RECLAIM_SECONDS_MAX = 2.0
 # After such a fault the servers reconnect; only then is expiry measured.
 SETTLING_SECONDS = 3.0
@@ -27,6 +29,9 @@ FAULT_SECONDS_MAX = 600.0
 # Clients write at least every 5.5 s: they give up a request after 4 s and pause for 1.5 s. If none of them writes for
 # longer, nothing on the machine ran, the clients included, and nothing was late by the fault of what is judged.
 SILENCE_SECONDS = 7
+# A commit notes its moment before others see what it did; its backend may be frozen between the two, for 2.5 s by
+# `pg.stop`, and for a while on a busy machine. Until then what was before is what everybody sees.
+UNSEEN_SECONDS_MAX = 5.0
 
 INVARIANTS = {
     "I1": "every accepted submission exists",
@@ -53,6 +58,8 @@ INVARIANTS = {
     "I22": "modes C and D: one effect exactly when succeeded",
     "I23": "no secret in any output",
     "I24": "pages have no gap and no double",
+    "operator": "what operators were told was done, was done",
+    "receipt": "a report with a receipt decided its job",
     "credit": "no stream is sent more jobs than its credit",
     "stop": "who is told to stop does",
     "retry": "no error beyond the documented retry rule",
@@ -67,7 +74,9 @@ BACK = "{} is back, to next accepted submission, s"
 # How long recovery may take at most, and the share of cases of which this is asked.
 LIMITS = {LEASED_AGAIN: ("p99", 2.0), BACK.format("PostgreSQL"): ("p99", 2.0)}
 # What is looked at once, at the end, or with every tenth fault only.
-SELDOM = {"I12": 50, "I15": 8, "I24": 8, "credit": 1, "stop": 10}
+SELDOM = {"I12": 50, "I15": 8, "I24": 8, "operator": 50, "credit": 1, "stop": 10}
+# Why a worker's report was refused: somebody or something else had decided. The same report again is no such reason.
+NOT_DECIDED = frozenset({"REFUSAL_REASON_LEASE_LOST", "REFUSAL_REASON_ALREADY_SETTLED_OTHER"})
 OUTSIDE_ONLY = "only the database's own log can show it, and this run had none"
 
 
@@ -76,6 +85,7 @@ class Quotas:
     """How much must have happened before a run may be called passed.
 
     Attributes:
+        each_kind: Effective faults of each kind that was asked for and that this machine can do.
         checks: How often each invariant that this product has must have been put to the test; `SELDOM` has exceptions.
     """
 
@@ -86,12 +96,18 @@ class Quotas:
     jobs: int = 10_000
     handed_over: int = 1_000
     faults: int = 20
+    each_kind: int = 1
     checks: int = 300
 
 
 @dataclass(slots=True)
 class Verdict:
-    """What came out."""
+    """What came out.
+
+    Attributes:
+        why: What keeps it from being passed; and which kinds of faults this machine or this run cannot do.
+        left_out: Kinds that were asked for and cannot be done here, each with why.
+    """
 
     verdict: str = "unknown"
     why: list[str] = field(default_factory=list)
@@ -102,6 +118,7 @@ class Verdict:
     counts: dict[str, int] = field(default_factory=dict)
     recovery: dict[str, dict[str, float]] = field(default_factory=dict)
     hits: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 class Judge:
@@ -120,7 +137,10 @@ class Judge:
         self.tokens_of_unique_keys: set[str] = set()
         self.answered: dict[str, dict[str, Any]] = {}
         self.handled: dict[str, set[str]] = {"started": set(), "returned": set(), "raised": set()}
-        self.operated: dict[str, set[str]] = defaultdict(set)
+        self.operators = Operators(self.findings, self.fold)
+        self.invoked: dict[str, dict[str, Any]] = {}
+        self.kinds_asked: list[str] = []
+        self.kinds_left_out: dict[str, str] = {}
         self.faults: list[dict[str, Any]] = []
         self.job_of_key: dict[str, str] = {}
         self.phases: dict[str, float] = {}
@@ -132,20 +152,26 @@ class Judge:
     def judge(self) -> Verdict:
         """Read everything and decide."""
         if self.has_oracle:
+            self.fold.watched = self._observed()
             self.fold.play(read_transactions(self.folder / "oracle.bin"))
         for path in sorted(self.folder.glob("*.jsonl")):
             self._read(path)
         if self.has_oracle:
             self._check_submissions()
             self._check_outcomes()
+            self.operators.check_end()
             self._check_end()
         self._check_reclaims()
         return self._verdict()
 
     # Histories.
 
+    def _observed(self) -> set[str]:
+        """Return the jobs that observers looked at."""
+        observers = self.folder.glob("client-*.jsonl")
+        return {line["job"] for path in observers for line in _lines(path, having='"event":"seen"')}
+
     def _read(self, path: Path) -> None:
-        invoked: dict[str, dict[str, Any]] = {}
         seen: dict[str, dict[str, Any]] = {}
         is_client = path.name.startswith("client-")
         for line in _lines(path):
@@ -154,10 +180,10 @@ class Judge:
                 self.seconds_with_clients.add(int(line["at"]))
             reader = getattr(self, f"_on_{event}", None)
             if event == "invoke":
-                invoked[line["call"]] = line
+                self.invoked[line["call"]] = line
                 self._on_invoke(line)
             elif event in ("ok", "fail"):
-                self._on_answer(invoked.pop(line["call"], {}), line)
+                self._on_answer(self.invoked.pop(line["call"], {}), line)
             elif event == "seen":
                 self._on_seen(seen.get(line["job"]), line)
                 seen[line["job"]] = line
@@ -165,15 +191,12 @@ class Judge:
                 reader(line)
 
     def _on_invoke(self, line: dict[str, Any]) -> None:
-        what = line["what"]
-        if what == "submit":
-            self.tokens.update(token for _, token in line["jobs"])
-            if line.get("is_merged"):
-                self.tokens_of_unique_keys.update(token for _, token in line["jobs"])
-        elif what in ("cancel", "retry"):
-            self.operated[what].add(line["job"])
-        elif what == "replay":
-            self.operated[what].update(line["jobs"])
+        if line["what"] != "submit":
+            self.operators.on_invoke(line)
+            return
+        self.tokens.update(token for _, token in line["jobs"])
+        if line.get("is_merged"):
+            self.tokens_of_unique_keys.update(token for _, token in line["jobs"])
 
     def _on_answer(self, invoke: dict[str, Any], line: dict[str, Any]) -> None:
         what, status = line["what"], line["status"]
@@ -183,19 +206,14 @@ class Judge:
         if what == "submit":
             self.oks.append((line["at"], len(line["jobs"])))
             self._on_submitted(invoke, line)
-        elif what == "cancel":
-            self.counts["cancelled by an operator"] += 1
-            job = self.fold.jobs.get(invoke["job"])
-            if self.has_oracle:
-                self.findings.check(
-                    "I5",
-                    job is not None and job.ended == "cancelled",
-                    f"job {invoke['job']} was cancelled, says its answer",
-                )
+            return
+        self.counts["cancelled by an operator"] += what == "cancel"
+        if self.has_oracle:
+            self.operators.on_ok(invoke, line)
 
     def _check_failure(self, what: str, status: int, line: dict[str, Any]) -> None:
         # A move that is not legal now, or a unique key that changes hands, is an answer; anything else is an error.
-        allowed = status == 409 and (what in ("cancel", "retry") or line["code"] == "conflict")
+        allowed = status == 409 and (what in REFUSABLE or line["code"] == "conflict")
         self.findings.check("retry", allowed, f"{what} was answered with {status} {line.get('code', '')}")
 
     def _on_submitted(self, invoke: dict[str, Any], line: dict[str, Any]) -> None:
@@ -204,33 +222,43 @@ class Judge:
         for (_, token), (job_id, existing) in zip(invoke["jobs"], line["jobs"], strict=True):
             self.counts["accepted"] += 1
             self.counts["existing"] += existing
-            self.answered[job_id] = {
-                "token": token,
-                "merged": bool(invoke.get("is_merged")),
-                "unique_key": invoke.get("unique_key"),
-            }
+            is_merged = bool(invoke.get("is_merged") and existing)
+            self.answered[job_id] = {"token": token, "merged": is_merged, "unique_key": invoke.get("unique_key")}
+            if is_merged and self.has_oracle:
+                self._check_merge(job_id, invoke["at"], line["at"])
             if key is not None:
                 before = self.job_of_key.setdefault(key, job_id)
                 self.findings.check("I13", before == job_id, f"key {key} has jobs {before} and {job_id}")
 
-    def _check_merge(self, job_id: str, invoked_at: float) -> None:
-        """A submission may be merged into a job that lives, never into one that was over: that would lose work."""
-        job = self.fold.jobs.get(job_id)
-        ended_at = job.ended_at if job is not None else None
-        lived = ended_at is None or ended_at > invoked_at - CLOCK_SECONDS
+    def _check_merge(self, job_id: str, invoked_at: float, answered_at: float) -> None:
+        """A submission may be merged into a job that lives, never into one that was over: that would lose work.
+
+        Whether it lived was looked up at some moment between the request and its answer; a job that ends after that
+        moment, and perhaps before the answer, has been told of its work in time.
+        """
+        lives = self.fold.lives_of_keyed.get(job_id, ())
+        lived = any(
+            life.began_at <= answered_at + CLOCK_SECONDS and life.ended_at >= invoked_at - UNSEEN_SECONDS_MAX
+            for life in lives
+        )
         self.findings.check("I12", lived, f"a submission was merged into job {job_id}, which had ended")
 
     def _on_unknown(self, line: dict[str, Any]) -> None:
         self.counts["ambiguous"] += line.get("what") == "submit"
+        self.operators.on_unsure(self.invoked.get(line["call"], {}))
 
     def _on_refused(self, line: dict[str, Any]) -> None:
         self.counts["turned away, repeated"] += 1
+        self.operators.on_unsure(self.invoked.get(line["call"], {}))
 
     def _on_read_back(self, line: dict[str, Any]) -> None:
-        if line["status"] in (200, 404):
+        if line["status"] in (200, 404) and line["job"] not in self.fold.purged:
             self.findings.check("I18", line["status"] == 200, f"job {line['job']} was accepted and is not found")
 
     def _on_seen(self, before: dict[str, Any] | None, line: dict[str, Any]) -> None:
+        if self.has_oracle:
+            told = f"job {line['job']} was seen as {line['state']}, in life {line['generation']}, and was not"
+            self.findings.check("I19", self._was(line), told)
         if before is None:
             return
         same_life = before["generation"] == line["generation"]
@@ -241,6 +269,18 @@ class Judge:
         else:
             legal = legal and before["state"] not in ("succeeded", "cancelled")
         self.findings.check("I19", legal, f"job {line['job']} was seen as {before['state']}, then as {line['state']}")
+
+    def _was(self, line: dict[str, Any]) -> bool:
+        """Say whether a job was where it was seen, at some moment between the request and its answer."""
+        place = PLACES.get(line["state"], line["state"])
+        path = self.fold.paths[line["job"]]
+        nexts = [*path[1:], (float("inf"), "", 0)]
+        return any(
+            (place, line["generation"]) == (there, life)
+            and came_at <= line["at"] + CLOCK_SECONDS
+            and left_at >= line["asked_at"] - UNSEEN_SECONDS_MAX
+            for (came_at, there, life), (left_at, _, _) in zip(path, nexts, strict=True)
+        )
 
     def _on_started(self, line: dict[str, Any]) -> None:
         self.handled["started"].add(line["lease"])
@@ -282,9 +322,29 @@ class Judge:
                 "I5", not decided, f"the report {line['kind']} of {line['lease']} was refused ({answer}) and counts"
             )
 
+    def _on_receipted(self, line: dict[str, Any]) -> None:
+        """Take what a worker's receipt says of its reports: accepted, or refused for a reason."""
+        for kind, leases in line["accepted"].items():
+            self.counts["receipts"] += len(leases)
+            if self.has_oracle:
+                for lease in leases:
+                    outcome = self.fold.outcomes.get(lease_of(lease))
+                    is_decided = outcome is not None and outcome.kind == kind
+                    told = f"the report {kind} of {lease} has a receipt and is {outcome and outcome.kind}"
+                    self.findings.check("receipt", is_decided, told)
+        for lease, kind, reason in line["refused"]:
+            if self.has_oracle and reason in NOT_DECIDED:
+                outcome = self.fold.outcomes.get(lease_of(lease))
+                is_decided = outcome is not None and outcome.kind == kind
+                self.findings.check("I5", not is_decided, f"the report {kind} of {lease} was refused and counts")
+
     def _on_plain_renewed(self, line: dict[str, Any]) -> None:
         if line["forged"]:
             self.findings.check("I17", not line["kept"], f"the forged lease {line['lease']} was renewed")
+
+    def _on_kinds(self, line: dict[str, Any]) -> None:
+        """Take which kinds of faults were asked for, and which of them cannot be done here, each with why."""
+        self.kinds_asked, self.kinds_left_out = line["asked"], line["left_out"]
 
     def _on_fault(self, line: dict[str, Any]) -> None:
         self.faults.append(line)
@@ -347,7 +407,7 @@ class Judge:
 
     def _check_submissions(self) -> None:
         for job_id, told in self.answered.items():
-            job = self.fold.jobs.get(job_id)
+            job = self.fold.jobs.get(job_id) or self.fold.purged.get(job_id)
             if not self.findings.check("I1", job is not None, f"job {job_id} was accepted and is not there"):
                 self.counts["lost"] += 1
                 continue
@@ -361,13 +421,14 @@ class Judge:
         for token, job_ids in self.fold.by_token.items():
             self.findings.check("I2", token in self.tokens, f"job {job_ids[0]} was never submitted")
             if not self.findings.check("I13", self._is_one(token, job_ids), f"one submission made the jobs {job_ids}"):
-                self.counts["doubled"] += 1
+                self.counts["doubled submissions"] += 1
 
     def _is_one(self, token: str, job_ids: Sequence[str]) -> bool:
         """A submission makes one job; with only a unique key, a repeat makes another one once the first is over."""
         if token not in self.tokens_of_unique_keys:
             return len(job_ids) == 1
-        return all(self.fold.jobs[job_id].ended_at is not None for job_id in job_ids[:-1])
+        earlier = [self.fold.jobs.get(job_id) for job_id in job_ids[:-1]]
+        return all(job is None or job.ended_at is not None for job in earlier)
 
     def _check_outcomes(self) -> None:
         started, returned, raised = (_leases(self.handled[name]) for name in ("started", "returned", "raised"))
@@ -378,12 +439,13 @@ class Judge:
             elif outcome.kind == "failed":
                 check("I5", lease in raised, f"job {job_id} failed, and no handler raised")
             elif outcome.kind == "cancelled":
-                by_operator = job_id in self.operated["cancel"]
+                by_operator = job_id in self.operators.asked["cancel"]
                 check("I14", by_operator or lease in raised, f"job {job_id} was cancelled by nobody")
             if outcome.kind == "expired" and outcome.started_at is not None and not outcome.worker.startswith("plain"):
                 check("I7", lease in started, f"job {job_id} was charged for a run that never started")
             if outcome.generation > 1:
-                lived_again = job_id in self.operated["replay"] or job_id in self.operated["retry"]
+                asked = self.operators.asked
+                lived_again = job_id in asked["replay"] or job_id in asked["retry"]
                 check("I3", lived_again, f"job {job_id} lives again, and nobody replayed it")
             if (
                 outcome.kind == "succeeded"
@@ -396,7 +458,7 @@ class Judge:
 
     def _check_end(self) -> None:
         for job_id, job in self.fold.jobs.items():
-            if not self.findings.check("I16", job.ended is not None, f"job {job_id} has not ended: {_where(job)}"):
+            if not self.findings.check("I16", job.ended is not None, f"job {job_id} has not ended: it is {where(job)}"):
                 self.counts["stuck"] += 1
 
     def _check_reclaims(self) -> None:
@@ -440,8 +502,9 @@ class Judge:
             counts=self._counts(),
             recovery=self._recovery(),
             hits=self._hits(),
+            left_out=self.kinds_left_out,
         )
-        verdict.why = self._missing(verdict)
+        verdict.why = self._missing(verdict) + self._untried(verdict)
         idle = [kind for kind, hits in verdict.hits.items() if not hits]
         if findings.broken:
             verdict.verdict = "failed"
@@ -456,6 +519,7 @@ class Judge:
             verdict.why = slow
         elif not verdict.why:
             verdict.verdict = "passed"
+        verdict.why += self._left_out()
         return verdict
 
     def _slow(self, recovery: dict[str, dict[str, float]]) -> list[str]:
@@ -481,8 +545,11 @@ class Judge:
 
     def _counts(self) -> dict[str, int]:
         kinds = self.fold.kinds
-        counts = {"lost": 0, "doubled": 0, **self.counts}
-        counts["jobs"] = len(self.fold.jobs) or len(self.answered)
+        counts = dict.fromkeys(("lost", "doubled", "doubled submissions", "doubled outcomes", "refused"), 0)
+        counts |= self.counts
+        counts["doubled outcomes"] = self.fold.doubled_outcomes
+        counts["doubled"] = counts["doubled submissions"] + counts["doubled outcomes"]
+        counts["jobs"] = len(self.fold.jobs) + len(self.fold.purged) or len(self.answered)
         counts["ended"] = sum(
             kinds[kind] for kind in ("succeeded", "failed", "expired", "released", "snoozed", "cancelled")
         )
@@ -494,6 +561,7 @@ class Judge:
         counts["reclaimed"] = len(self.fold.reclaims)
         counts["recovered"] = sum(reclaim.leased_again_at is not None for reclaim in self.fold.reclaims)
         counts["late"] = self.fold.late
+        counts["purged"] = len(self.fold.purged)
         counts["handed over"] = self.fold.handed_over
         counts["transactions"] = self.fold.transactions
         counts["faults"] = sum(1 for fault in self.faults if fault["hits"])
@@ -516,6 +584,22 @@ class Judge:
             if count < max(1, getattr(quotas, name)) and (getattr(quotas, name) or name in ("jobs", "faults"))
         ]
         return missing + self._unchecked()
+
+    def _untried(self, verdict: Verdict) -> list[str]:
+        """Return the kinds of faults that had no turn, or too few with an effect, although they could be done here."""
+        effective = Counter(fault["kind"] for fault in self.faults if fault["hits"])
+        asked = [kind for kind in self.kinds_asked if kind not in self.kinds_left_out]
+        few = [kind for kind in verdict.hits if effective[kind] < self.quotas.each_kind]
+        return [f"the fault {kind} never had its turn" for kind in asked if kind not in verdict.hits] + [
+            f"each_kind: {effective[kind]} of at least {self.quotas.each_kind} of {kind}" for kind in few
+        ]
+
+    def _left_out(self) -> list[str]:
+        """Return which kinds cannot be done here, in one line for each reason."""
+        kinds_of_reason = defaultdict(list)
+        for kind, reason in self.kinds_left_out.items():
+            kinds_of_reason[reason].append(kind)
+        return [f"left out, {reason}: {', '.join(kinds)}" for reason, kinds in kinds_of_reason.items()]
 
     def _unchecked(self) -> list[str]:
         """Return the invariants that were put to the test too seldom; without an oracle many cannot be."""
@@ -568,11 +652,11 @@ def _group(fault: dict[str, Any]) -> str:
     return str(fault["kind"]).rpartition(".")[0]
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def _lines(path: Path, having: str = "") -> Iterator[dict[str, Any]]:
     with path.open() as file:
         for line in file:
             # A process that was killed may have left half a line.
-            if line.endswith("\n"):
+            if line.endswith("\n") and having in line:
                 yield json.loads(line)
 
 
@@ -584,14 +668,6 @@ def _state(job: Job) -> str:
     if job.ended is not None:
         return job.ended
     return "pending" if job.waiting is not None else "leased"
-
-
-def _where(job: Job) -> str:
-    if job.waiting is not None:
-        return f"it waits until {job.waiting.run_at:.3f}"
-    if job.lease is not None:
-        return f"it is leased by {job.lease.worker} until {job.lease.expires_at:.3f}"
-    return "it is nowhere"
 
 
 def _distribution(values: list[float]) -> dict[str, float]:

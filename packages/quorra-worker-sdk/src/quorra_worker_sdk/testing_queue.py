@@ -19,8 +19,8 @@ from quorra_worker_sdk.testing_bounds import check_batch, check_id, check_job, c
 QUEUE_DEFAULT = "default"
 MAX_RETRIES_DEFAULT = 3
 BACKOFF_DEFAULT = pb.Backoff(kind="exponential", base_seconds=2.0, max_seconds=3600.0)
-# 2^12 s is past the longest default delay.
-EXPONENT_MAX = 12
+# As a server has it: past this every rule is at its longest delay, and the power cannot overflow.
+EXPONENT_MAX = 62
 
 
 class TestClock:
@@ -171,8 +171,15 @@ class TestQueue:
 
     def _submit(self, specs: Sequence[pb.JobSpec], idempotency_key: str = "") -> list[pb.SubmittedJob]:
         """Record jobs, all or none: whatever is refused is so before the first one is recorded."""
-        existing = [self._existing(spec, idempotency_key) for spec in specs]
-        return [self._record(spec, job, idempotency_key) for spec, job in zip(specs, existing, strict=True)]
+        firsts = _firsts(specs)
+        existing = {first: self._existing(specs[first], idempotency_key) for first in dict.fromkeys(firsts)}
+        answers: list[pb.SubmittedJob] = []
+        for position, first in enumerate(firsts):
+            if first == position:
+                answers.append(self._record(specs[first], existing[first], idempotency_key))
+            else:
+                answers.append(_as_existing(answers[first]))
+        return answers
 
     def _existing(self, spec: pb.JobSpec, idempotency_key: str) -> TestJob | None:
         job, was_there = self._requests.get(idempotency_key) or (self.jobs.get(spec.id.lower()), False)
@@ -180,8 +187,7 @@ class TestQueue:
             return self._holder(spec.unique_key)
         # A first try that was merged for its unique key, which takes any work, is repeated so.
         may_differ = was_there and spec.unique_key and spec.unique_key == job.unique_key
-        same_work = (job.type, job.queue, job.spec.payload) == (spec.type, spec.queue or QUEUE_DEFAULT, spec.payload)
-        if not may_differ and not same_work:
+        if not may_differ and _work(job.spec) != _work(spec):
             raise KeyReused(
                 f"{idempotency_key or spec.id} belongs to job {job.id}, which has another type, queue or payload",
                 field="id" if job.id == spec.id.lower() else "Idempotency-Key",
@@ -189,8 +195,8 @@ class TestQueue:
         return job
 
     def _record(self, spec: pb.JobSpec, existing: TestJob | None, idempotency_key: str) -> pb.SubmittedJob:
-        # An earlier job of the batch may have the id or the unique key by now.
-        known = existing or self.jobs.get(spec.id.lower()) or self._holder(spec.unique_key)
+        # An earlier job of the batch may have the unique key by now.
+        known = existing or self._holder(spec.unique_key)
         job = known or self._new(spec)
         if idempotency_key:
             self._requests.setdefault(idempotency_key, (job, known is not None))
@@ -268,6 +274,35 @@ class TestQueue:
         self._live.pop(job.id, None)
         job.status = status
         job.finished_at = self.clock.now
+
+
+def _firsts(specs: Sequence[pb.JobSpec]) -> list[int]:
+    """Return, for each job of a batch, the position of the first one with its id, as a rule its own.
+
+    Raises:
+        KeyReused: A later one is other work.
+    """
+    by_id: dict[str, int] = {}
+    firsts = []
+    for position, spec in enumerate(specs):
+        first = by_id.setdefault(spec.id.lower(), position) if spec.id else position
+        if _work(specs[first]) != _work(spec):
+            raise KeyReused(
+                f"{spec.id} is the id of an earlier job of the batch, which has another type, queue or payload",
+                field=f"jobs[{position}].id",
+            )
+        firsts.append(first)
+    return firsts
+
+
+def _as_existing(answer: pb.SubmittedJob) -> pb.SubmittedJob:
+    """Return an answer for whoever repeats the submission."""
+    return pb.SubmittedJob(id=answer.id, status=answer.status, run_at=answer.run_at, existing=True)
+
+
+def _work(spec: pb.JobSpec) -> tuple[str, str, bytes]:
+    """Return what has to be the same for a submission to be the repeat of another."""
+    return spec.type, spec.queue or QUEUE_DEFAULT, spec.payload
 
 
 def _delay_seconds(job: TestJob) -> float:

@@ -12,8 +12,9 @@ from quorra_server.domain.limits import Limits, setting_of
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _PAIR = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 _HALF = re.compile(r"(?<!\\)(?:\\\\)*\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
-# PostgreSQL compares numbers of up to 131,072 digits before the point and 16,383 behind it.
-_FAR_EXPONENT = re.compile(r"[eE][+-]?0*[1-9]\d{4,}")
+# PostgreSQL compares numbers of up to 131,072 digits before the point and 16,383 behind it, and an exponent moves the
+# point: 6,000 digits and an exponent of four stay below both. Looking behind, a long number is walked over once only.
+_INCOMPARABLE = re.compile(r"(?<![\d.])\d[\d.]{6000}|[eE][+-]?0*[1-9]\d{4}")
 _OPENING = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
 # Walks over a text without building its values: all of the grammar is checked, and a number may be of any size.
 _check_grammar = msgspec.json.Decoder(msgspec.Raw).decode
@@ -60,9 +61,10 @@ def searchable_json(text: bytes | str, field: str, limits: Limits) -> str:
         InvalidRequest: Not JSON, or with a number that PostgreSQL cannot compare.
     """
     checked = checked_json(text, field, limits)
-    if _FAR_EXPONENT.search(_OPENING.sub("", checked)):
+    if _INCOMPARABLE.search(_OPENING.sub("", checked)):
         raise _refused(
-            field, f"{field} has a number that is too far away to search for; use one within 1e-9999 to 1e9999."
+            field,
+            f"{field} has a number that cannot be searched for; use fewer than 6,000 digits, within 1e-9999 to 1e9999.",
         )
     return checked
 

@@ -110,6 +110,9 @@ class Metrics:
             "quorra_runs_timed_out_total", "Runs ended by the server because their worker did not stop them", "queue"
         )
         self.stale_acks = self._counter("quorra_stale_acks_total", "Reports refused because the lease was lost")
+        self.incidents = self._counter(
+            "quorra_incidents_total", "Reports refused and lease batches parked because of a bug of the server's", "at"
+        )
         self.failovers = self._counter("quorra_failovers_total", "Changes of the primary that this server noticed")
         self.lost_jobs = self._counter(
             "quorra_lost_jobs_total", "Submissions that were acknowledged and are gone after a failover"
@@ -125,7 +128,10 @@ class Metrics:
         )
         self.queue_length = AskedGauge("quorra_job_queue_length", "Jobs by queue and status", "queue", "status")
         self.oldest_waiting = AskedGauge("quorra_oldest_waiting_job_seconds", "How long the oldest due job has waited")
-        for collector in (self.queue_length, self.oldest_waiting, BuildInfo(version, node)):
+        self.oldest_snapshot = AskedGauge(
+            "quorra_oldest_snapshot_seconds", "How long the oldest snapshot has kept deleted rows from being removed"
+        )
+        for collector in (self.queue_length, self.oldest_waiting, self.oldest_snapshot, BuildInfo(version, node)):
             self.asked.register(collector)
         self.wait_seconds = BatchHistogram(
             "quorra_job_wait_seconds",

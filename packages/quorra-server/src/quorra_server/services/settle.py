@@ -1,31 +1,59 @@
 """Settling: workers report how attempts ended, and the jobs move on.
 
 Reports that arrive while a statement runs share the next one (group commit), so that a busy server writes large batches
-and an idle one answers at once.
+and an idle one answers at once. A report that meets a bug is taken out of its group, and refused in the end.
 """
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 from typing import NamedTuple
+
+import structlog
 
 from quorra_server.domain.errors import QuorraError
 from quorra_server.domain.job import LeaseId, Report, Settled
 from quorra_server.domain.states import JobStatus, OutcomeKind
 from quorra_server.observability.metrics import Metrics
 from quorra_server.services.acknowledged import Acknowledged
+from quorra_server.services.halves import by_halves
 from quorra_server.services.runners import Runners
 from quorra_server.services.wakeups import Wakeups
 from quorra_server.storage import durability, leases
 from quorra_server.storage.database import Pool
 from quorra_server.storage.leases import EndedMembers, Member
 
+log = structlog.get_logger(__name__)
+
 REPORTS_MAX = 2_000
 # Small statements at the same time share a flush. Beside a large one the next group had better grow: a statement of 900
 # takes a twentieth less for each report than two of 400.
 STATEMENTS_AT_ONCE = 2
 REPORTS_AT_ONCE = 200
+# A bug may have come of the moment, as when a table was altered just then: a report that met one is tried three times.
+BUG_PAUSES_SECONDS = (0.2, 1.0)
+
+
+class Incident(NamedTuple):
+    """A report that met a bug each time it was tried, and the id under which the log has the bug."""
+
+    report: Report
+    incident: str
+
+
+class Undecided(NamedTuple):
+    """Reports that did not decide how their attempts ended.
+
+    Attributes:
+        refused: Others had ended the lease before, or it never was.
+        incidents: A bug keeps the report from being recorded; the lease runs out.
+    """
+
+    refused: list[Settled]
+    incidents: list[Incident]
 
 
 class _Waiting:
@@ -41,10 +69,11 @@ class _Waiting:
 
 
 class _Answer(NamedTuple):
-    """What became of a caller's reports, as far as it is worth a word."""
+    """What became of the reports of a group, as far as it is worth a word; `bugs` are those that some met alone."""
 
-    ended: Sequence[EndedMembers]
+    ended: list[EndedMembers]
     refused: dict[Member, Settled]
+    bugs: dict[Member, Exception]
 
 
 class SettleService:
@@ -60,8 +89,8 @@ class SettleService:
         self._runners = Runners()
         self._under_way = 0
 
-    async def settle_attempts(self, reports: Sequence[Report], principal: str) -> list[Settled]:
-        """Record how attempts ended and return the reports that were refused, in the order given.
+    async def settle_attempts(self, reports: Sequence[Report], principal: str) -> Undecided:
+        """Record how attempts ended and return the reports that did not decide, each kind in the order given.
 
         A report that lost its lease changes nothing. Sending the same reports again is safe.
 
@@ -71,17 +100,23 @@ class SettleService:
 
         Raises:
             StorageUnavailable: Not known whether anything was recorded; send the same reports again.
+            Exception: A bug that any report would meet; none of them is to blame, so send them again.
         """
-        refused = (await self._settle(reports, principal)).refused
-        return [refused[report.lease[:2]] for report in reports if report.lease[:2] in refused] if refused else []
+        answer = await self._settle(reports, principal)
+        if answer.bugs:
+            return await self._try_again(reports, principal, answer)
+        return Undecided(_in_order(reports, answer.refused) if answer.refused else [], [])
 
     async def settle_attempt(self, report: Report, principal: str) -> Settled:
         """Record how one attempt ended and say what became of the report.
 
         Raises:
             StorageUnavailable: Not known whether anything was recorded; send the same report again.
+            Exception: A bug; nothing was recorded.
         """
         answer = await self._settle([report], principal)
+        if report.lease[:2] in answer.bugs:
+            raise answer.bugs[report.lease[:2]]
         return answer.refused.get(report.lease[:2]) or _accepted(report, answer.ended)
 
     async def release_unsent(self, leases: Sequence[LeaseId], principal: str, reason: str) -> None:
@@ -106,8 +141,9 @@ class SettleService:
             await self._answer(group)
 
     async def _answer(self, group: Sequence[_Waiting]) -> None:
+        reports = list(chain.from_iterable(waiting.reports for waiting in group))
         try:
-            answer = await self._settle_group(group)
+            answer = await self._settle_reports(group[0].principal, reports)
         except Exception as error:
             # Whatever went wrong belongs to the callers; the runner serves others too.
             for waiting in group:
@@ -137,19 +173,63 @@ class SettleService:
         self._waiting = left
         return group
 
-    async def _settle_group(self, group: Sequence[_Waiting]) -> _Answer:
-        reports = list(chain.from_iterable(waiting.reports for waiting in group))
+    async def _settle_reports(self, principal: str, reports: Sequence[Report]) -> _Answer:
+        """Settle reports: all of them together, or after a bug in parts, so that only those that meet it are left."""
+        try:
+            return await self._settle_together(principal, reports)
+        except QuorraError:
+            raise
+        except Exception as bug:
+            # A bug that is met without any of them is the statement's own: no report is to blame, and all of them wait.
+            await leases.try_settling(self._pool)
+            return await self._settle_apart(principal, reports, bug)
+
+    async def _settle_apart(self, principal: str, reports: Sequence[Report], bug: Exception) -> _Answer:
+        answer = _Answer([], {}, {})
+
+        def blame(report: Report, bug: Exception) -> None:
+            answer.bugs[report.lease[:2]] = bug
+
+        async for part in by_halves(partial(self._settle_together, principal), reports, bug, blame):
+            answer.ended.extend(part.ended)
+            answer.refused.update(part.refused)
+        return answer
+
+    async def _settle_together(self, principal: str, reports: Sequence[Report]) -> _Answer:
         self._metrics.settle_batch.observe(len(reports))
         self._under_way += len(reports)
         try:
-            ended = await leases.settle_attempts(self._pool, group[0].principal, reports)
+            ended = await leases.settle_attempts(self._pool, principal, reports)
         finally:
             self._under_way -= len(reports)
         refused: dict[Member, Settled] = {}
         if sum(len(alike.ordinals) for alike in ended) < len(reports):
             refused = await self._refused(reports, ended)
         self._follow_up(reports, ended, refused)
-        return _Answer(ended, refused)
+        return _Answer(ended, refused, {})
+
+    async def _try_again(self, reports: Sequence[Report], principal: str, answer: _Answer) -> Undecided:
+        """Try a caller's reports that met a bug again, apart from everybody else's."""
+        refused, bugs = dict(answer.refused), answer.bugs
+        left = [report for report in reports if report.lease[:2] in bugs]
+        for pause in BUG_PAUSES_SECONDS:
+            if not left:
+                break
+            log.warning("reports_met_bug", count=len(left), error=type(bugs[left[0].lease[:2]]).__name__)
+            await asyncio.sleep(pause)
+            _, refused_now, bugs = await self._settle_reports(principal, left)
+            refused.update(refused_now)
+            left = [report for report in left if report.lease[:2] in bugs]
+        return Undecided(
+            _in_order(reports, refused), [self._incident(report, bugs[report.lease[:2]]) for report in left]
+        )
+
+    def _incident(self, report: Report, bug: Exception) -> Incident:
+        incident = uuid.uuid4().hex[:12]
+        job_id, batch = str(report.lease.job_id), report.lease.batch
+        log.error("report_refused", incident=incident, job=job_id, batch=batch, kind=report.kind, exc_info=bug)
+        self._metrics.incidents.labels("report").inc()
+        return Incident(report, incident)
 
     async def _refused(self, reports: Sequence[Report], ended: Sequence[EndedMembers]) -> dict[Member, Settled]:
         """Find out how the leases of reports that did not decide had ended before."""
@@ -195,6 +275,10 @@ class SettleService:
             self._metrics.jobs_failed.labels(queue).inc(count)
         if alike.status is JobStatus.DEAD:
             self._metrics.jobs_dead.labels(queue).inc(count)
+
+
+def _in_order(reports: Sequence[Report], refused: dict[Member, Settled]) -> list[Settled]:
+    return [refused[report.lease[:2]] for report in reports if report.lease[:2] in refused]
 
 
 def _accepted(report: Report, ended: Sequence[EndedMembers]) -> Settled:

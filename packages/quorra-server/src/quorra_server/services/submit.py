@@ -6,6 +6,7 @@ them too.
 """
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
@@ -65,24 +66,41 @@ class SubmitService:
     async def submit_jobs(self, jobs: Sequence[NewJob], principal: str) -> list[SubmittedJob]:
         """Record jobs, all or none of them, and answer in the order given.
 
-        A job that existed already (same id, unique key or idempotency key) is answered with the existing one.
+        A job that existed already (same id, unique key or idempotency key) is answered with the existing one; so is one
+        whose id an earlier one of them has.
 
         Raises:
-            KeyReused: An id or an idempotency key belongs to another job; nothing was recorded.
+            KeyReused: An id or an idempotency key belongs to another job, or two of them share an id; nothing was
+                recorded.
+            Conflict: The job that holds a key went away this moment; repeating is safe.
             StorageUnavailable: See its message whether repeating needs a key to be safe.
         """
         if not jobs:
             return []
         if any(job.unique_key or job.request_key or job.id_is_callers for job in jobs):
-            answers, created = await self._pool.run_transaction(
-                lambda transaction: self._submit_careful(transaction, jobs, principal)
-            )
-            fresh = [job for job in _distinct(jobs) if job.id in created]
-            self._count(fresh)
-            self._wake(fresh, [created[job.id] for job in fresh])
-            self._acknowledged.jobs([answer.id for answer in answers])
-            return answers
+            return await self._submit_named(jobs, principal)
         return await self._submit_new(jobs)
+
+    async def _submit_named(self, jobs: Sequence[NewJob], principal: str) -> list[SubmittedJob]:
+        """Submit jobs that may exist already."""
+        once = _once_each(jobs)
+        answers, created = await self._record_named(once, principal)
+        fresh = [job for job in once if job.id in created]
+        self._count(fresh)
+        self._wake(fresh, [created[job.id] for job in fresh])
+        self._acknowledged.jobs([answer.id for answer in answers])
+        return _answers_to_all(jobs, once, answers)
+
+    async def _record_named(
+        self, jobs: Sequence[NewJob], principal: str
+    ) -> tuple[list[SubmittedJob], dict[UUID, datetime]]:
+        """Record jobs that may exist already, each id once; returns the answers and when the new ones are due."""
+        for _ in range(CLAIM_ROUNDS_MAX):
+            with contextlib.suppress(_Overtaken):
+                return await self._pool.run_transaction(
+                    lambda transaction: self._submit_careful(transaction, jobs, principal)
+                )
+        raise Conflict("Others submit the same ids this moment; repeat the request.", field="id")
 
     async def _submit_new(self, jobs: Sequence[NewJob]) -> list[SubmittedJob]:
         """Submit jobs that cannot exist already."""
@@ -147,10 +165,17 @@ class SubmitService:
     async def _submit_careful(
         self, transaction: Executor, jobs: Sequence[NewJob], principal: str
     ) -> tuple[list[SubmittedJob], dict[UUID, datetime]]:
-        """Submit jobs that may exist already; returns the answers and when the new ones are due."""
-        merged = await _claim_keys(transaction, jobs, principal)
-        fresh = _distinct([job for job in jobs if job.id not in merged])
+        """Submit jobs that may exist already, in one transaction.
+
+        Raises:
+            _Overtaken: Somebody else submitted an id while this transaction claimed a unique key for it.
+        """
+        known = await _known_ids(transaction, jobs)
+        merged = await _claim_keys(transaction, jobs, known, principal)
+        fresh = [job for job in jobs if job.id not in merged]
         created = await store.submit_named_jobs(transaction, fresh)
+        if any(job.unique_key and job.id not in created and job.id not in known for job in fresh):
+            raise _Overtaken
         wanted = {job.id: merged[job.id].job_id if job.id in merged else job.id for job in jobs}
         known_ids = {wanted[job.id] for job in jobs} - set(created)
         existing = {job.id: job for job in await store.get_jobs(transaction, list(known_ids))}
@@ -158,6 +183,10 @@ class SubmitService:
         if known_ids:
             await durability.confirm_reads(transaction)
         return answers, created
+
+
+class _Overtaken(Exception):
+    """The transaction claimed a unique key for a job that exists by now, and may never free it: it starts anew."""
 
 
 class _Merged(NamedTuple):
@@ -171,16 +200,22 @@ class _Merged(NamedTuple):
     requested_since: datetime | None = None
 
 
-async def _claim_keys(executor: Executor, jobs: Sequence[NewJob], principal: str) -> dict[UUID, _Merged]:
+async def _claim_keys(
+    executor: Executor, jobs: Sequence[NewJob], known: set[UUID], principal: str
+) -> dict[UUID, _Merged]:
     """Claim the keys of jobs; returns, for each job whose key is taken, the job that has it.
 
     Idempotency keys come first: a repeated request must find its own first try, not trip over its unique key. Where
     that first try was merged for its unique key, the idempotency key leads to the same job from then on.
+
+    Args:
+        jobs: Each with an id of its own.
+        known: The ids of jobs that exist already. They claim no unique key: a job that has ended would never free it.
     """
-    new = await _without_repeats(executor, jobs)
     requests = _request_keys(jobs, principal)
     repeats = await _taken(executor, requests)
-    rivals = await _taken(executor, [claim for claim in _unique_keys(new) if claim[1] not in repeats])
+    settled = repeats.keys() | known
+    rivals = await _taken(executor, [claim for claim in _unique_keys(jobs) if claim[1] not in settled])
     merges = [(key, job_id, rivals[job_id].job_id) for key, job_id in requests if job_id in rivals]
     if merges:
         await keys.redirect_keys(executor, merges)
@@ -189,13 +224,10 @@ async def _claim_keys(executor: Executor, jobs: Sequence[NewJob], principal: str
     }
 
 
-async def _without_repeats(executor: Executor, jobs: Sequence[NewJob]) -> Sequence[NewJob]:
-    """Leave out jobs that exist already: a unique key claimed for one that has ended would never be freed."""
+async def _known_ids(executor: Executor, jobs: Sequence[NewJob]) -> set[UUID]:
+    """Return the ids of jobs with a unique key that exist already."""
     perhaps = [job.id for job in jobs if job.unique_key and job.id_is_callers]
-    if not perhaps:
-        return jobs
-    known = {job.id for job in await store.get_jobs(executor, perhaps)}
-    return [job for job in jobs if job.id not in known]
+    return {job.id for job in await store.get_jobs(executor, perhaps)} if perhaps else set()
 
 
 async def _taken(executor: Executor, claims: Sequence[tuple[Key, UUID]]) -> dict[UUID, Holder]:
@@ -228,8 +260,39 @@ def _unique_keys(jobs: Sequence[NewJob]) -> list[tuple[Key, UUID]]:
     return [(Key(keys.LIVE_SCOPE, job.unique_key), job.id) for job in jobs if job.unique_key]
 
 
-def _distinct(jobs: Sequence[NewJob]) -> list[NewJob]:
-    return list({job.id: job for job in reversed(jobs)}.values())[::-1]
+def _once_each(jobs: Sequence[NewJob]) -> list[NewJob]:
+    """Return the first job of each id.
+
+    Raises:
+        KeyReused: A later one is other work: one job cannot be both.
+    """
+    first: dict[UUID, NewJob] = {}
+    for position, job in enumerate(jobs):
+        earlier = first.setdefault(job.id, job)
+        if earlier is not job and _work(earlier) != _work(job):
+            raise KeyReused(
+                f"jobs[{position}].id is {job.id}, as that of a job before it, which has another type, queue or "
+                "payload. Use a new id for new work.",
+                field=f"jobs[{position}].id",
+            )
+    return list(first.values())
+
+
+def _answers_to_all(jobs: Sequence[NewJob], once: Sequence[NewJob], answers: list[SubmittedJob]) -> list[SubmittedJob]:
+    """Return the answer to each job, given those to the first one of each id; the others find theirs existing."""
+    if len(once) == len(jobs):
+        return answers
+    told = {job.id: answer for job, answer in zip(once, answers, strict=True)}
+    everybody = []
+    for job in jobs:
+        everybody.append(told[job.id])
+        told[job.id] = told[job.id]._replace(existing=True)
+    return everybody
+
+
+def _work(job: NewJob | JobDetails) -> tuple[str, str, str]:
+    """Return what has to be the same for a submission to be the repeat of another."""
+    return job.type, job.queue, job.payload
 
 
 def _answer(
@@ -240,8 +303,7 @@ def _answer(
         if wanted_id not in created:
             raise Conflict("The job that had this key was removed this moment; repeat the request.")
         return SubmittedJob(wanted_id, JobStatus.PENDING, created[wanted_id], existing=wanted_id != job.id)
-    same_work = (job.type, job.queue, job.payload) == (existing.type, existing.queue, existing.payload)
-    if not same_work and not (merged and _may_differ(job, existing, merged)):
+    if _work(job) != _work(existing) and not (merged and _may_differ(job, existing, merged)):
         raise KeyReused(
             f"This id or idempotency key belongs to job {existing.id}, which has another type, queue or payload. "
             "Use a new key for new work.",

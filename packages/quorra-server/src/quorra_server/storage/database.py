@@ -62,8 +62,8 @@ class KeyTaken(Exception):
 class Executor(Protocol):
     """Something that runs statements: a pool, where each is its own transaction, or an open transaction."""
 
-    async def fetch(self, sql: str, *arguments: object) -> list[Row]:
-        """Run a statement and return all of its rows."""
+    async def fetch(self, sql: str, *arguments: object, timeout: float | None = None) -> list[Row]:
+        """Run a statement and return all of its rows; it may take `timeout` seconds (None: as long as any other)."""
         ...
 
 
@@ -194,7 +194,7 @@ class Pool:
         """Open connections that nobody uses."""
         return self._pool.get_idle_size() if self._pool else 0
 
-    async def fetch(self, sql: str, *arguments: object) -> list[Row]:
+    async def fetch(self, sql: str, *arguments: object, timeout: float | None = None) -> list[Row]:
         """Run one statement as its own transaction and return its rows.
 
         A transaction that PostgreSQL rolled back by itself (deadlock, serialization) is repeated a few times.
@@ -206,7 +206,7 @@ class Pool:
 
         async def run() -> list[Row]:
             async with self._connection() as connection:
-                rows: list[Row] = await connection.fetch(sql, *arguments)
+                rows: list[Row] = await connection.fetch(sql, *arguments, timeout=timeout)
                 _see_that_it_lasts(connection)
                 return rows
 
@@ -360,20 +360,27 @@ class Database:
 
     Attributes:
         main: Submissions, reads and operators' changes.
-        fast: Leases, settles and heartbeats: their own pool, so that nothing else can starve them.
+        leases: Leases, and what puts jobs back in line: how many of them wait is up to workers and queues.
+        fast: Settles and heartbeats: their own pool, so that nothing else can starve them.
     """
 
     main: Pool
+    leases: Pool
     fast: Pool
 
+    @property
+    def pools(self) -> dict[str, Pool]:
+        """All of them, by name."""
+        return {"main": self.main, "leases": self.leases, "fast": self.fast}
+
     async def open(self) -> None:
-        """Create both pools."""
-        await self.main.open()
-        await self.fast.open()
+        """Create all pools."""
+        for pool in self.pools.values():
+            await pool.open()
 
     async def close(self) -> None:
-        """Close both pools."""
-        await asyncio.gather(self.main.close(), self.fast.close())
+        """Close all pools."""
+        await asyncio.gather(*(pool.close() for pool in self.pools.values()))
 
 
 def sparse(values: Sequence[Any]) -> Sequence[Any] | None:

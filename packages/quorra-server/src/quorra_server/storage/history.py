@@ -17,6 +17,13 @@ FIND_NOTES = statement("find_notes")
 APPEND_LOGS = statement("append_logs")
 LIST_LOGS = statement("list_logs")
 
+# A job that is snoozed each second has 86,400 entries a day.
+ENTRIES_DEFAULT = 200
+# What a gRPC client takes is 4 MiB: this many errors of full size (16 KiB by default), with the largest payload.
+ERRORS_MAX = 100
+# Above every batch.
+NO_BATCH = 2**63 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Note:
@@ -48,10 +55,30 @@ class KeptLogLine(NamedTuple):
     message: str
 
 
-async def list_history(executor: Executor, job_id: UUID) -> list[Attempt]:
-    """Read each lease of a job and how it ended, oldest first."""
-    rows = await executor.fetch(LIST_HISTORY, job_id)
-    return [Attempt(**{**dict(row.items()), "kind": OutcomeKind(row["kind"])}) for row in rows]
+@dataclass(frozen=True, slots=True)
+class KeptAttempt(Attempt):
+    """An entry of a job's history as it is read back; a job has one for each `batch`, and later ones are higher."""
+
+    batch: int
+
+
+async def list_history(
+    executor: Executor, job_id: UUID, *, limit: int = ENTRIES_DEFAULT, before_batch: int = NO_BATCH
+) -> list[KeptAttempt]:
+    """Read the last `limit` leases of a job that ended, of those before a batch, and how; oldest first."""
+    return await _list(executor, job_id, before_batch, limit, errors_only=False)
+
+
+async def list_errors(executor: Executor, job_id: UUID) -> list[KeptAttempt]:
+    """Read the last `ERRORS_MAX` leases of a job that ended in an error, oldest first."""
+    return await _list(executor, job_id, NO_BATCH, ERRORS_MAX, errors_only=True)
+
+
+async def _list(
+    executor: Executor, job_id: UUID, before_batch: int, limit: int, *, errors_only: bool
+) -> list[KeptAttempt]:
+    rows = await executor.fetch(LIST_HISTORY, job_id, before_batch, limit, errors_only)
+    return [KeptAttempt(**{**dict(row.items()), "kind": OutcomeKind(row["kind"])}) for row in rows]
 
 
 async def note_progress(executor: Executor, principal: str, notes: Mapping[LeaseId, Note]) -> None:

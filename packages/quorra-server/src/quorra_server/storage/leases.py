@@ -20,6 +20,7 @@ FIND_OUTCOMES = statement("find_outcomes")
 LOCK_OVERDUE = statement("lock_overdue")
 EXPIRE_LEASES = statement("expire_leases")
 TIME_OUT_RUNS = statement("time_out_runs")
+FIND_TIMED_BATCHES = statement("find_timed_batches")
 EXTEND_RUN = statement("extend_run")
 CLOSE_BATCHES = statement("close_batches")
 CANCEL_HELD = statement("cancel_held")
@@ -54,6 +55,9 @@ class EndedMembers(NamedTuple):
     queue: str
     ordinals: Sequence[int]
 
+
+# A lease that never was: batch numbers begin above zero.
+NO_LEASE = LeaseId(0, 1, UUID(int=0).hex, UUID(int=0))
 
 HEAD = Cursor(-(2**63), datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
 
@@ -177,6 +181,11 @@ async def _settle(executor: Executor, principal: str, reports: Sequence[Report])
     ]
 
 
+async def try_settling(executor: Executor) -> None:
+    """Settle a report of a lease that never was, which changes nothing; raises what every report would meet."""
+    await _settle(executor, "", [Report(NO_LEASE, OutcomeKind.SUCCEEDED)])
+
+
 async def find_outcomes(executor: Executor, leases: Sequence[LeaseId]) -> dict[Member, OutcomeKind]:
     """Say how leases ended, by (batch, ordinal); live and unknown ones are missing."""
     rows = await executor.fetch(FIND_OUTCOMES, [lease.job_id for lease in leases], [lease.batch for lease in leases])
@@ -193,14 +202,20 @@ class ExpiredLease(NamedTuple):
     run_at: datetime | None
 
 
-async def expire_leases(pool: Pool, *, limit: int) -> list[ExpiredLease]:
+async def expire_leases(
+    pool: Pool, *, limit: int, batches: Sequence[int] | None = None, besides: Sequence[int] = ()
+) -> list[ExpiredLease]:
     """End overdue lease batches, at most `limit` of them, and put their jobs back.
 
     Two statements in one transaction: the second one's snapshot is newer than the first one's locks.
+
+    Args:
+        batches: Only these. With none of them both statements run all the same, and raise what every batch would meet.
+        besides: Not these.
     """
     async with pool.transaction() as transaction:
-        overdue = column(await transaction.fetch(LOCK_OVERDUE, limit), "batch")
-        if not overdue:
+        overdue = column(await transaction.fetch(LOCK_OVERDUE, limit, batches, besides), "batch")
+        if not overdue and batches is None:
             return []
         rows = await transaction.fetch(EXPIRE_LEASES, overdue)
     return [
@@ -215,6 +230,11 @@ async def expire_leases(pool: Pool, *, limit: int) -> list[ExpiredLease]:
     ]
 
 
+async def find_overdue(executor: Executor, *, limit: int, besides: Sequence[int]) -> list[int]:
+    """Return overdue lease batches that nobody works on, at most `limit` of them, besides some."""
+    return column(await executor.fetch(LOCK_OVERDUE, limit, None, besides), "batch")
+
+
 class TimedOutRun(NamedTuple):
     """A run that was past its timeout, and where its job went: `run_at` is None when it is dead."""
 
@@ -223,9 +243,21 @@ class TimedOutRun(NamedTuple):
     run_at: datetime | None
 
 
-async def time_out_runs(executor: Executor, *, grace_ms: int, limit: int) -> list[TimedOutRun]:
-    """End at most `limit` runs that are past their timeout by `grace_ms`; the rest of their batches lives on."""
-    rows = await executor.fetch(TIME_OUT_RUNS, grace_ms, limit)
+async def time_out_runs(
+    executor: Executor,
+    *,
+    grace_ms: int,
+    limit: int,
+    batches: Sequence[int] | None = None,
+    besides: Sequence[int] = (),
+) -> list[TimedOutRun]:
+    """End at most `limit` runs that are past their timeout by `grace_ms`; the rest of their batches lives on.
+
+    Args:
+        batches: Only runs of these. With none of them the statement raises what every run would meet.
+        besides: No runs of these.
+    """
+    rows = await executor.fetch(TIME_OUT_RUNS, grace_ms, limit, batches, besides)
     return [
         TimedOutRun(
             LeaseId(row["batch"], row["ordinal"], row["job_id"].hex, row["secret"]),
@@ -234,6 +266,11 @@ async def time_out_runs(executor: Executor, *, grace_ms: int, limit: int) -> lis
         )
         for row in rows
     ]
+
+
+async def find_timed_batches(executor: Executor, *, besides: Sequence[int]) -> list[int]:
+    """Return the lease batches in which a run can be past its timeout, besides some."""
+    return column(await executor.fetch(FIND_TIMED_BATCHES, besides), "batch")
 
 
 async def extend_run(executor: Executor, principal: str, lease: LeaseId, extra_ms: int) -> None:

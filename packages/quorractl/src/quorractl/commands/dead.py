@@ -62,4 +62,11 @@ def purge(session: Session, ids: tuple[str, ...], before: str | None, yes: bool)
         raise UsageMistake("Name jobs by ID, or all old ones with --before TIME.")
     body: dict[str, Any] = {"ids": list(ids)} if ids else {"before": before}
     confirm(f"Remove {len(ids) if ids else 'all matching'} dead jobs for good?", yes=yes)
-    output.show_one(session.client.purge_dead(body), session.form, name="purged")
+    answer = session.client.purge_dead(body)
+    purged = answer["purged"]
+    # A server stops in good time and says that there are more: each answer stands for what is gone for good.
+    while answer.get("more"):
+        output.say(f"{purged:,} removed so far ...")
+        answer = session.client.purge_dead(body)
+        purged += answer["purged"]
+    output.show_one({"purged": purged}, session.form, name="purged")

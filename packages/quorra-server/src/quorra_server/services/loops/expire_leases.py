@@ -1,9 +1,13 @@
 """Expiry: jobs of workers that fell silent go back to their queue."""
 
+import time
+from collections.abc import Callable, Sequence
+
 import structlog
 
 from quorra_server.observability.metrics import Metrics
 from quorra_server.services.lease_ids import text_of
+from quorra_server.services.loops.parking import Parking
 from quorra_server.services.renew import LOST
 from quorra_server.services.wakeups import Wakeups
 from quorra_server.storage import leases
@@ -19,15 +23,18 @@ BATCHES_MAX = 50
 class ExpireLeases:
     """Ends overdue leases, on any server: batches that another one works on are passed by."""
 
-    def __init__(self, pool: Pool, wakeups: Wakeups, metrics: Metrics) -> None:
-        """Take the pool to write through, and whom to tell."""
+    def __init__(
+        self, pool: Pool, wakeups: Wakeups, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Take the pool to write through, whom to tell, and the clock that says how long a batch is parked."""
         self._pool = pool
         self._wakeups = wakeups
         self._metrics = metrics
+        self._parking = Parking("expire_leases", metrics, clock)
 
     async def run_once(self) -> bool:
-        """End at most `BATCHES_MAX` overdue lease batches; say whether there were any."""
-        expired = await leases.expire_leases(self._pool, limit=BATCHES_MAX)
+        """End at most `BATCHES_MAX` overdue lease batches; say whether there were any that could be ended."""
+        expired = await self._parking.end_overdue(self._end, self._find)
         for ended in expired:
             label = self._metrics.queue(ended.queue)
             self._metrics.leases_expired.labels(label).inc()
@@ -43,3 +50,9 @@ class ExpireLeases:
             self._wakeups.leases_ended([text_of(ended.lease) for ended in expired], LOST)
             log.info("leases_expired", count=len(expired), started=sum(ended.started for ended in expired))
         return bool(expired)
+
+    async def _end(self, batches: Sequence[int] | None, besides: Sequence[int]) -> list[leases.ExpiredLease]:
+        return await leases.expire_leases(self._pool, limit=BATCHES_MAX, batches=batches, besides=besides)
+
+    async def _find(self, besides: Sequence[int]) -> list[int]:
+        return await leases.find_overdue(self._pool, limit=BATCHES_MAX, besides=besides)

@@ -1,10 +1,11 @@
 """Pruning: finished jobs go when their retention is over, whole days at a time."""
 
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import date, timedelta
 
 import structlog
 
+from quorra_server.domain.errors import QuorraError
 from quorra_server.observability.logging import log_trouble
 from quorra_server.storage import keys, retention, workers
 from quorra_server.storage.database import Pool
@@ -43,10 +44,21 @@ class PruneHistory:
         return False
 
     async def _drop_partitions(self) -> bool:
-        dropped = await retention.drop_partitions(self._pool, self._succeeded_for, self._dead_for)
+        old = await retention.list_old_partitions(self._pool, self._succeeded_for)
+        dropped = [day.isoformat() for day in old if await self._drop_partition(day)]
         if dropped:
-            log.info("history_pruned", days=[day.isoformat() for day in dropped])
+            log.info("history_pruned", days=dropped)
         return False
+
+    async def _drop_partition(self, day: date) -> bool:
+        """Drop a day and say whether that was done here; one that cannot be dropped does not keep the others."""
+        try:
+            return await retention.drop_partition(self._pool, day, self._succeeded_for)
+        except Exception as error:
+            # Always worth a warning: a day that fails in every round fills the disk, and nothing else tells.
+            is_bug = not isinstance(error, QuorraError)
+            log.warning("day_not_dropped", day=day.isoformat(), error=str(error), exc_info=is_bug)
+            return False
 
     async def _forget_workers(self) -> bool:
         await workers.forget_silent_workers(self._pool, SILENT_WORKERS_KEPT)

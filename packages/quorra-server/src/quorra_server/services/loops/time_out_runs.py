@@ -1,9 +1,13 @@
 """Timing out: a run past its own timeout ends, although its worker hangs and its heartbeat goes on."""
 
+import time
+from collections.abc import Callable, Sequence
+
 import structlog
 
 from quorra_server.observability.metrics import Metrics
 from quorra_server.services.lease_ids import text_of
+from quorra_server.services.loops.parking import Parking
 from quorra_server.services.renew import LOST
 from quorra_server.services.wakeups import Wakeups
 from quorra_server.storage import leases
@@ -20,15 +24,18 @@ RUNS_MAX = 1_000
 class TimeOutRuns:
     """Ends runs that are past their timeout, on any server."""
 
-    def __init__(self, pool: Pool, wakeups: Wakeups, metrics: Metrics) -> None:
-        """Take the pool to write through, and whom to tell."""
+    def __init__(
+        self, pool: Pool, wakeups: Wakeups, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Take the pool to write through, whom to tell, and the clock that says how long a batch is parked."""
         self._pool = pool
         self._wakeups = wakeups
         self._metrics = metrics
+        self._parking = Parking("time_out_runs", metrics, clock)
 
     async def run_once(self) -> bool:
-        """End at most `RUNS_MAX` runs; say whether there may be more."""
-        ended = await leases.time_out_runs(self._pool, grace_ms=GRACE_SECONDS * 1000, limit=RUNS_MAX)
+        """End `RUNS_MAX` runs with one statement at most; say whether there may be more."""
+        ended = await self._parking.end_overdue(self._end, self._find)
         if not ended:
             return False
         for run in ended:
@@ -38,7 +45,15 @@ class TimeOutRuns:
         self._wakeups.leases_ended([text_of(run.lease) for run in ended], LOST)
         self._wakeups.jobs_ended([run.lease.job_id for run in ended if run.run_at is None])
         log.info("runs_timed_out", count=len(ended))
-        return len(ended) == RUNS_MAX
+        return len(ended) >= RUNS_MAX
+
+    async def _end(self, batches: Sequence[int] | None, besides: Sequence[int]) -> list[leases.TimedOutRun]:
+        return await leases.time_out_runs(
+            self._pool, grace_ms=GRACE_SECONDS * 1000, limit=RUNS_MAX, batches=batches, besides=besides
+        )
+
+    async def _find(self, besides: Sequence[int]) -> list[int]:
+        return await leases.find_timed_batches(self._pool, besides=besides)
 
     def _count(self, run: leases.TimedOutRun) -> None:
         label = self._metrics.queue(run.queue)

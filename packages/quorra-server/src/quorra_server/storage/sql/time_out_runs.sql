@@ -4,7 +4,7 @@
 -- Passes by batches that somebody is settling, so it never waits; a report that was faster meets the primary key.
 -- A job whose row is gone has no back-off: its lease ends all the same, and nothing is put back.
 -- transition: processing -> failed, dead
--- $1 grace_ms bigint  $2 limit int
+-- $1 grace_ms bigint  $2 limit int  $3 batches bigint[] (null: look at all of them)  $4 besides bigint[]
 WITH overdue AS MATERIALIZED (
     SELECT
         leases.batch, member.ordinal::integer AS ordinal, member.job_id,
@@ -16,6 +16,8 @@ WITH overdue AS MATERIALIZED (
     ) WITH ORDINALITY AS member (job_id, attempts, deliveries, generation, max_retries, start_ms, ordinal)
     JOIN quorra.jobs ON jobs.id = member.job_id
     WHERE leases.timed
+      AND ($3::bigint[] IS NULL OR leases.batch = ANY ($3::bigint[]))
+      AND leases.batch <> ALL ($4::bigint[])
       AND member.start_ms >= 0
       -- No timeout is over before the grace is: most runs need no look at their job.
       AND leases.leased_at + (member.start_ms + $1::bigint) * interval '1 millisecond' <= statement_timestamp()

@@ -18,7 +18,7 @@ from quorra_server.domain.retry import Backoff
 from quorra_server.domain.states import OutcomeKind
 from quorra_server.domain.validation import JobDraft
 from quorra_server.services.lease_ids import decode_lease_id, decode_lease_ids, encode_lease_id, lease_id_tail, text_of
-from quorra_server.services.settle import lease_was_lost
+from quorra_server.services.settle import Incident, lease_was_lost
 from quorra_server.storage.workers import LiveWorker
 
 UTF8_BYTES_PER_CHARACTER_MAX = 4
@@ -203,6 +203,15 @@ def refusal(settled: Settled) -> pb.Refused:
         reason = pb.REFUSAL_REASON_ALREADY_SETTLED_OTHER
     return pb.Refused(
         lease_id=text_of(settled.lease), reason=reason, outcome=settled.stands.value if settled.stands else ""
+    )
+
+
+def incident_refusal(met: Incident) -> pb.Refused:
+    """Return what a worker is told of a report that a bug keeps from being recorded."""
+    return pb.Refused(
+        lease_id=text_of(met.report.lease),
+        reason=pb.REFUSAL_REASON_INVALID,
+        outcome=f"A bug of the server's; report incident {met.incident}.",
     )
 
 

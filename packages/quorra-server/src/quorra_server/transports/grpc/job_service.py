@@ -71,7 +71,7 @@ class JobService(Operating, pb_grpc.JobServiceServicer):
         job = await self._services.wait.wait_for_end(parse_id(request.id), request.wait_ms / 1000)
         details = convert.details(job)
         if job.last_error is not None:
-            details.errors.extend(convert.attempt_errors(await history.list_history(self._database.main, job.id)))
+            details.errors.extend(convert.attempt_errors(await history.list_errors(self._database.main, job.id)))
         if job.started_at is not None:
             note = (await history.find_notes(self._database.main, [job.id])).get(job.id)
             if note is not None and note.progress_done is not None:

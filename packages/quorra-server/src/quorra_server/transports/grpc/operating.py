@@ -48,7 +48,7 @@ class Operating:
         return convert.details(await self._services.reschedule.reschedule_job(parse_id(request.id), **given))
 
     async def ListHistory(self, request: pb.ListHistoryRequest, context: Any) -> pb.ListHistoryResponse:  # noqa: ARG002
-        """Read each lease of a job and how it ended."""
+        """Read the last leases of a job and how they ended, oldest first; at most 200."""
         convert.refuse_unknown(request)
         job = await get_job(self._database.main, parse_id(request.id))
         attempts = await history.list_history(self._database.main, job.id)
@@ -97,7 +97,8 @@ class Operating:
         """Remove the waiting jobs of a queue."""
         convert.refuse_unknown(request)
         name = validate_name(request.queue, "queue", self._limits)
-        return pb.PurgeQueueResponse(purged=await self._services.purge.purge_queue(name))
+        # Without a bound in time: the reply could not say that there is more. Clients have deadlines of their own.
+        return pb.PurgeQueueResponse(purged=(await self._services.purge.purge_queue(name)).purged)
 
     async def ReplayDead(self, request: pb.ReplayDeadRequest, context: Any) -> pb.ReplayDeadResponse:  # noqa: ARG002
         """Give dead jobs a new life."""
@@ -117,8 +118,8 @@ class Operating:
             raise InvalidRequest(message, problems=[FieldProblem("ids", message)])
         purge = self._services.purge
         if before is None:
-            return pb.PurgeDeadResponse(purged=await purge.purge_dead(validate_ids(request.ids)))
-        return pb.PurgeDeadResponse(purged=await purge.purge_dead_before(before))
+            return pb.PurgeDeadResponse(purged=(await purge.purge_dead(validate_ids(request.ids))).purged)
+        return pb.PurgeDeadResponse(purged=(await purge.purge_dead_before(before)).purged)
 
     async def ListWorkers(self, request: pb.ListWorkersRequest, context: Any) -> pb.ListWorkersResponse:  # noqa: ARG002
         """List the workers that were heard of lately."""

@@ -20,10 +20,12 @@ from quorra_proto.v1 import quorra_pb2 as pb
 from quorra_server.domain.errors import InvalidRequest, QuorraError
 from quorra_server.domain.job import LeaseBatch, LeasedJob, LeaseId, Report
 from quorra_server.domain.limits import Limits
+from quorra_server.domain.states import OutcomeKind
 from quorra_server.observability.logging import log_trouble
 from quorra_server.services import Services
 from quorra_server.services.dispatch import Stream, Subscription
 from quorra_server.services.lease_ids import decode_lease_id
+from quorra_server.services.settle import Incident
 from quorra_server.storage import leases
 from quorra_server.storage.database import Database
 from quorra_server.transports.grpc import convert
@@ -118,6 +120,9 @@ class WorkStream:
             for task in (reader, *others, aging):
                 task.cancel()
             await asyncio.gather(reader, *others, aging, return_exceptions=True)
+            # An ended stream is part of a cycle: what nobody reads would stay until the collector looks at all objects.
+            while not self._unsent.empty():
+                self._unsent.get_nowait()
             await self._services.starts.flush()
 
     async def _age(self) -> None:
@@ -205,10 +210,7 @@ class WorkStream:
         if ended:
             notices = [pb.LeaseEnded(lease_id=text, reason=reason) for text in ended]
             self._send(pb.ServerMessage(notice=pb.Notice(ended=notices)))
-            self._forget_ended(list(ended.values()))
-            for lease in ended.values():
-                if lease.batch in self._queue_of_batch:
-                    self._taken_away.setdefault(lease.batch, set()).add(lease.ordinal)
+            self._take_away(list(ended.values()))
 
     def _take_reports(self, message: pb.Reports) -> None:
         self._next_receipt = self._next_receipt or message.sequence
@@ -236,18 +238,21 @@ class WorkStream:
         while reports:
             try:
                 undecided = await self._services.settle.settle_attempts(reports, self._terms.principal)
-                break
             except Exception as error:
-                # Whatever it was: no receipt may pass these reports by, so they are tried until the worker is gone.
+                # Whatever it was, none of them is to blame, and no receipt may pass them by: they are tried until the
+                # worker is gone.
                 if self._is_over:
                     return
                 log_trouble(log, "settle_failed", error, worker=self._terms.worker, reports=len(reports))
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
                 pause = min(pause * 2, SETTLE_TRIES_PAUSE_SECONDS[1])
-        else:
-            undecided = []
-        refused.extend(map(convert.refusal, undecided))
-        self._forget_ended([report.lease for report in reports])
+            else:
+                refused.extend(map(convert.refusal, undecided.refused))
+                if undecided.incidents:
+                    refused.extend(map(convert.incident_refusal, undecided.incidents))
+                    self._give_up(undecided.incidents)
+                self._forget_ended([report.lease for report in reports])
+                break
         self._receipt(sequence, refused)
 
     async def _extend(self, extension: pb.Extended) -> None:
@@ -280,6 +285,20 @@ class WorkStream:
                 self._notes.forget(batch)
                 self.stream.small_handovers.pop(batch, None)
                 self._services.closing.all_ended(batch)
+
+    def _give_up(self, incidents: Sequence[Incident]) -> None:
+        """Let the leases of reports that cannot be recorded run out; what had started is charged all the same."""
+        self._take_away([met.report.lease for met in incidents])
+        for met in incidents:
+            if met.report.kind not in (OutcomeKind.RELEASED, OutcomeKind.SNOOZED):
+                self._services.starts.add(met.report.lease, self._terms.principal, met.report.run_ms or 0)
+
+    def _take_away(self, ended: Sequence[LeaseId]) -> None:
+        """Give the places of leases back that the worker may report yet: that gives no place back again."""
+        self._forget_ended(ended)
+        for lease in ended:
+            if lease.batch in self._queue_of_batch:
+                self._taken_away.setdefault(lease.batch, set()).add(lease.ordinal)
 
     def _was_taken_away(self, lease: LeaseId) -> bool:
         return bool(self._taken_away) and lease.ordinal in self._taken_away.get(lease.batch, ())

@@ -172,7 +172,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
             raise InvalidRequest("The first message of a stream is Hello.", field="hello")
         terms, welcome = self._agree(first.hello, context.principal)  # type: ignore[attr-defined]
         hello = self._introduce(first.hello)
-        await workers.record_worker(self._database.main, hello)
+        await workers.record_worker(self._database.fast, hello)
         stream = WorkStream(context, self._services, self._database, terms)
         self._streams.add(stream)
         self._pings.add(stream)

@@ -9,12 +9,12 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from sanic.exceptions import BadRequest, RequestTimeout
+from sanic.exceptions import BadRequest, RequestTimeout, ServiceUnavailable
 from sanic.http import Http, Stage
 from sanic.server.protocols.http_protocol import HttpProtocol
 
 from quorra_server.domain.errors import Overloaded
-from quorra_server.transports.rest.lane import HEAD, Lane, PlainHead, plain_head
+from quorra_server.transports.rest.lane import HEAD, Lane, PlainHead, plain_head, refusal
 from quorra_server.transports.rest.problems import problem_response
 
 HEAD_SECONDS_MAX = 5.0
@@ -61,6 +61,11 @@ class StrictHttp(Http):
             try:
                 assert self._last_head is not None
                 await self.protocol.send(await self._lane.answer(self._last_head.headers, body))
+            except asyncio.CancelledError:
+                # Sanic answers what took too long, but for a request that it knows nothing of.
+                if isinstance(self.exception, ServiceUnavailable):
+                    await self.protocol.send(refusal(self.exception))
+                raise
             finally:
                 self.stage = Stage.IDLE
             if not self.recv_buffer:

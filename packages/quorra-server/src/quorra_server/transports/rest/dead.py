@@ -10,7 +10,7 @@ from quorra_server.domain.validation import validate_ids, validate_moment, valid
 from quorra_server.storage.jobs import JobFilter
 from quorra_server.transports.rest import shapes
 from quorra_server.transports.rest.jobs import page_of
-from quorra_server.transports.rest.routes import Call, Route, reply
+from quorra_server.transports.rest.routes import PURGE_SECONDS_MAX, Call, Route, reply
 
 
 async def list_dead(call: Call[None, shapes.DeadQuery]) -> HTTPResponse:
@@ -34,17 +34,17 @@ async def replay_dead(call: Call[shapes.ReplayBody, None]) -> HTTPResponse:
 
 
 async def purge_dead(call: Call[shapes.PurgeDeadBody, None]) -> HTTPResponse:
-    """Remove dead jobs for good."""
+    """Remove dead jobs for good; `more` if the time was over before all that match were gone: repeat the request."""
     body = call.body
     if (body.ids is None) == (body.before is None):
         message = "Give ids, or before, and not both."
         raise InvalidRequest(message, problems=[FieldProblem("ids", message)])
     purge = call.server.services.purge
     if body.ids is not None:
-        return reply(shapes.Purged(await purge.purge_dead(validate_ids(body.ids))))
+        return reply(shapes.Purged.of(await purge.purge_dead(validate_ids(body.ids))))
     before = validate_moment(body.before, "before")
     assert before is not None
-    return reply(shapes.Purged(await purge.purge_dead_before(before)))
+    return reply(shapes.Purged.of(await purge.purge_dead_before(before, seconds_max=PURGE_SECONDS_MAX)))
 
 
 ROUTES = (

@@ -3,7 +3,6 @@
 import asyncio
 import math
 import re
-from collections.abc import AsyncIterator
 from typing import Any, cast
 from uuid import UUID
 
@@ -25,16 +24,17 @@ from quorra_server.domain.validation import (
 from quorra_server.services.cancel import get_job
 from quorra_server.storage import history
 from quorra_server.storage import jobs as store
-from quorra_server.storage.jobs import JobFilter
+from quorra_server.storage.jobs import JobFilter, Position
 from quorra_server.transports.pages import decode_cursor, encode_cursor
 from quorra_server.transports.rest import shapes
+from quorra_server.transports.rest.lines import Chunk, Line, Lines
 from quorra_server.transports.rest.problems import decode_json, problem_of
 from quorra_server.transports.rest.routes import (
     Call,
     Memory,
     Route,
     Server,
-    body_chunks,
+    Share,
     check_encoding,
     check_json_type,
     read_body,
@@ -42,13 +42,11 @@ from quorra_server.transports.rest.routes import (
 )
 
 WAIT_SECONDS_MAX = 60.0
-IMPORT_CHUNK_JOBS = 500
-IMPORT_CHUNK_BYTES = 4 * 1024 * 1024
+HISTORY_ENTRIES_MAX = 500
 # The fields around a payload of full size.
 LINE_AIR_BYTES = 64 * 1024
 NDJSON = "application/x-ndjson"
 
-Line = tuple[int, bytes]
 Answers = dict[int, Any]
 
 _decode_job = msgspec.json.Decoder(shapes.JobBody).decode
@@ -93,52 +91,59 @@ async def submit_batch(call: Call[Memory, None]) -> HTTPResponse:
 
 async def _import(call: Call[Memory, None]) -> HTTPResponse:
     """Import lines in bounded memory: while one chunk is recorded, at most one more is read and checked."""
-    response = await call.request.respond(content_type=NDJSON, status=200)
-    assert response is not None
-    recording: asyncio.Task[None] | None = None
-
-    async def record(chunk: list[Line], jobs: list[tuple[int, NewJob]], refused: Answers) -> None:
-        answers = refused | await _submit_lines(call, jobs)
-        await response.send(_encode_lines([answers[number] for number, _ in chunk]))
-
-    try:
-        async for chunk in _chunks(call):
-            checked = _check_lines(call.server, chunk)
-            if recording is not None:
-                await recording
-            recording = asyncio.create_task(record(chunk, *checked))
-        if recording is not None:
-            await recording
-    finally:
-        if recording is not None:
-            recording.cancel()
-    await response.eof()
-    return cast(HTTPResponse, response)
+    with Share(call.body) as share:
+        recorder = _Recorder(call, share)
+        try:
+            async for chunk in Lines(call.request, share, _line_bytes_max(call.server)).chunks():
+                await recorder.record(chunk)
+            return await recorder.end()
+        finally:
+            recorder.stop()
 
 
-async def _chunks(call: Call[Memory, None]) -> AsyncIterator[list[Line]]:
-    """Yield the lines of a body in chunks, with their numbers; blank lines count, and are left out.
+class _Recorder:
+    """Records and answers the chunks of one import, one at a time."""
 
-    A line that is over the payload limit comes cut, and is refused as such.
-    """
-    longest = _line_bytes_max(call.server)
-    chunk: list[Line] = []
-    count = chunk_bytes = 0
-    rest = b""
-    async for data in body_chunks(call.request):
-        *lines, rest = (rest + data).split(b"\n")
-        chunk += [(number, line) for number, line in enumerate(lines, count + 1) if line.strip()]
-        count += len(lines)
-        chunk_bytes += len(data)
-        while len(chunk) >= IMPORT_CHUNK_JOBS or (chunk and chunk_bytes >= IMPORT_CHUNK_BYTES):
-            yield chunk[:IMPORT_CHUNK_JOBS]
-            chunk, chunk_bytes = chunk[IMPORT_CHUNK_JOBS:], 0
-        if len(rest) > longest:
-            rest = rest[: longest + 1]
-    if rest.strip():
-        chunk.append((count + 1, rest))
-    if chunk:
-        yield chunk
+    def __init__(self, call: Call[Memory, None], share: Share) -> None:
+        """Take the request, and what it holds of the memory for bodies."""
+        self._call = call
+        self._share = share
+        self._recording: asyncio.Task[None] | None = None
+        self._response: Any = None
+
+    async def record(self, chunk: Chunk) -> None:
+        """Check a chunk, and begin to record it when the one before is answered."""
+        checked = _check_lines(self._call.server, chunk.lines)
+        numbers = [number for number, _ in chunk.lines]
+        await self._settle()
+        await self._begin()
+        self._recording = asyncio.create_task(self._record(numbers, chunk.size, *checked))
+
+    async def end(self) -> HTTPResponse:
+        """Wait for the last answers, and end the response."""
+        await self._settle()
+        await self._begin()
+        await self._response.eof()
+        return cast(HTTPResponse, self._response)
+
+    def stop(self) -> None:
+        """End what is under way."""
+        if self._recording is not None:
+            self._recording.cancel()
+
+    async def _settle(self) -> None:
+        if self._recording is not None:
+            await self._recording
+
+    async def _begin(self) -> None:
+        # Not before the first chunk is there: until then the request can be refused as a whole.
+        if self._response is None:
+            self._response = await self._call.request.respond(content_type=NDJSON, status=200)
+
+    async def _record(self, numbers: list[int], size: int, jobs: list[tuple[int, NewJob]], refused: Answers) -> None:
+        answers = refused | await _submit_lines(self._call, jobs)
+        await self._response.send(_encode_lines([answers[number] for number in numbers]))
+        self._share.give_back(size)
 
 
 def _check_lines(server: Server, chunk: list[Line]) -> tuple[list[tuple[int, NewJob]], Answers]:
@@ -192,7 +197,7 @@ async def read_job(call: Call[None, shapes.GetQuery]) -> HTTPResponse:
     job = await call.server.services.wait.wait_for_end(job_id, _wait_seconds(call.query.wait))
     shown = shapes.Job.of(job)
     if job.last_error is not None:
-        shown.errors = shapes.errors_of(await history.list_history(call.server.database.main, job_id))
+        shown.errors = shapes.errors_of(await history.list_errors(call.server.database.main, job_id))
     if job.started_at is not None:
         notes = await history.find_notes(call.server.database.main, [job_id])
         if job_id in notes and notes[job_id].progress_done is not None:
@@ -240,9 +245,7 @@ async def page_of(server: Server, wanted: JobFilter, limit: int, cursor: str | N
     Raises:
         InvalidRequest: The limit or the cursor is out of bounds.
     """
-    if not 1 <= limit <= server.limits.page_jobs_max:
-        message = f"limit is {limit}; use 1 to {server.limits.named('page_jobs_max')}."
-        raise InvalidRequest(message, problems=[FieldProblem("limit", message)])
+    _check_limit(limit, server.limits.page_jobs_max, server.limits.named("page_jobs_max"))
     after = decode_cursor(cursor, "cursor") if cursor is not None else None
     positions = await store.list_jobs(server.database.main, wanted, limit=limit, after=after)
     jobs = await store.get_jobs(server.database.main, [position.job_id for position in positions])
@@ -250,31 +253,32 @@ async def page_of(server: Server, wanted: JobFilter, limit: int, cursor: str | N
     return shapes.JobPage([shapes.Job.of(job) for job in jobs], next_cursor)
 
 
-async def list_history(call: Call[None, None]) -> HTTPResponse:
-    """Read each lease of a job and how it ended."""
+def _check_limit(limit: int, most: int, named: str) -> None:
+    if not 1 <= limit <= most:
+        message = f"limit is {limit}; use 1 to {named}."
+        raise InvalidRequest(message, problems=[FieldProblem("limit", message)])
+
+
+async def list_history(call: Call[None, shapes.HistoryQuery]) -> HTTPResponse:
+    """Read the last leases of a job and how they ended, oldest first; `next_cursor` leads to those before."""
+    limit, cursor = call.query.limit, call.query.cursor
+    _check_limit(limit, HISTORY_ENTRIES_MAX, str(HISTORY_ENTRIES_MAX))
+    before_batch = history.NO_BATCH if cursor is None else _batch_of(cursor, parse_id(call.path["job_id"]))
     job_id = await _known_id(call)
-    attempts = await history.list_history(call.server.database.main, job_id)
-    return reply(
-        shapes.History(
-            [
-                shapes.HistoryEntry(
-                    outcome=attempt.kind.value,
-                    attempt=attempt.attempt,
-                    delivery=attempt.delivery,
-                    generation=attempt.generation,
-                    worker=attempt.worker,
-                    leased_at=attempt.leased_at,
-                    started_at=attempt.started_at,
-                    ended_at=attempt.ended_at,
-                    error=attempt.error,
-                    error_kind=attempt.error_kind,
-                    reason=attempt.reason,
-                    late=attempt.late,
-                )
-                for attempt in attempts
-            ]
-        )
-    )
+    attempts = await history.list_history(call.server.database.main, job_id, limit=limit, before_batch=before_batch)
+    next_cursor = None
+    if len(attempts) == limit:
+        oldest = min(attempt.batch for attempt in attempts)
+        next_cursor = encode_cursor(Position(job_id, oldest, 0))
+    return reply(shapes.History([shapes.HistoryEntry.of(attempt) for attempt in attempts], next_cursor))
+
+
+def _batch_of(cursor: str, job_id: UUID) -> int:
+    position = decode_cursor(cursor, "cursor")
+    if position.job_id != job_id:
+        message = "cursor is of another job's history; start again without it."
+        raise InvalidRequest(message, problems=[FieldProblem("cursor", message)])
+    return position.batch
 
 
 async def list_logs(call: Call[None, None]) -> HTTPResponse:
@@ -289,35 +293,33 @@ async def _known_id(call: Call[Any, Any]) -> UUID:
     return (await get_job(call.server.database.main, job_id)).id
 
 
-async def cancel_job(call: Call[shapes.ReasonBody, None]) -> HTTPResponse:
+async def cancel_job(call: Call[shapes.CancelBody, None]) -> HTTPResponse:
     """Cancel a job; cancelling twice is fine."""
     reason = validate_reason(call.body.reason)
     job = await call.server.services.cancel.cancel_job(parse_id(call.path["job_id"]), reason)
     return reply(shapes.Job.of(job))
 
 
-async def retry_job(call: Call[shapes.ReasonBody, None]) -> HTTPResponse:
+async def retry_job(call: Call[shapes.RetryBody, None]) -> HTTPResponse:
     """Run a failed or delayed job now; replay a dead one."""
-    validate_reason(call.body.reason)
     return reply(shapes.Job.of(await call.server.services.retry.retry_job(parse_id(call.path["job_id"]))))
 
 
-async def cancel_matching(call: Call[shapes.BulkBody, None]) -> HTTPResponse:
+async def cancel_matching(call: Call[shapes.CancelMatchingBody, None]) -> HTTPResponse:
     """Cancel all jobs that match a filter; a dry run counts them."""
     result = await call.server.services.cancel.cancel_matching(
-        _filter(call), validate_reason(call.body.reason), dry_run=call.body.dry_run
+        _filter(call, call.body.filter), validate_reason(call.body.reason), dry_run=call.body.dry_run
     )
     return reply(shapes.BulkReply(result.matched, result.changed, call.body.dry_run))
 
 
-async def retry_matching(call: Call[shapes.BulkBody, None]) -> HTTPResponse:
+async def retry_matching(call: Call[shapes.RetryMatchingBody, None]) -> HTTPResponse:
     """Retry all jobs that match a filter; a dry run counts them."""
-    result = await call.server.services.retry.retry_matching(_filter(call), dry_run=call.body.dry_run)
+    result = await call.server.services.retry.retry_matching(_filter(call, call.body.filter), dry_run=call.body.dry_run)
     return reply(shapes.BulkReply(result.matched, result.changed, call.body.dry_run))
 
 
-def _filter(call: Call[shapes.BulkBody, None]) -> JobFilter:
-    given = call.body.filter
+def _filter(call: Call[Any, None], given: shapes.FilterBody) -> JobFilter:
     return JobFilter(
         status=given.status,
         queue=_clean(given.queue, "filter.queue", call),
@@ -410,11 +412,16 @@ ROUTES = (
         "/v1/jobs/cancel",
         cancel_matching,
         "Cancel all that match",
-        body=shapes.BulkBody,
+        body=shapes.CancelMatchingBody,
         reply=shapes.BulkReply,
     ),
     Route(
-        "POST", "/v1/jobs/retry", retry_matching, "Retry all that match", body=shapes.BulkBody, reply=shapes.BulkReply
+        "POST",
+        "/v1/jobs/retry",
+        retry_matching,
+        "Retry all that match",
+        body=shapes.RetryMatchingBody,
+        reply=shapes.BulkReply,
     ),
     Route(
         "GET",
@@ -439,7 +446,7 @@ ROUTES = (
         "/v1/jobs/<job_id:str>/cancel",
         cancel_job,
         "Cancel a job",
-        body=shapes.ReasonBody,
+        body=shapes.CancelBody,
         reply=shapes.Job,
         errors=(401, 404, 409, 422),
     ),
@@ -448,7 +455,7 @@ ROUTES = (
         "/v1/jobs/<job_id:str>/retry",
         retry_job,
         "Run a job now",
-        body=shapes.ReasonBody,
+        body=shapes.RetryBody,
         reply=shapes.Job,
         errors=(401, 404, 409, 422),
     ),
@@ -457,6 +464,7 @@ ROUTES = (
         "/v1/jobs/<job_id:str>/history",
         list_history,
         "Read a job's history",
+        query=shapes.HistoryQuery,
         reply=shapes.History,
         errors=(401, 404, 422),
     ),

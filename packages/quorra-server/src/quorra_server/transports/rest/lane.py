@@ -108,8 +108,13 @@ _CREATED = (
 )
 
 
-def _encoded(response: HTTPResponse) -> bytes:
+def refusal(error: Exception) -> bytes:
+    """Return the whole answer of a request that was ended by an error, and its connection with it."""
+    return _encoded(problem_response(error), connection="close")
+
+
+def _encoded(response: HTTPResponse, *, connection: str = "keep-alive") -> bytes:
     body: bytes = response.body or b""
     response.headers["content-length"] = len(body)
-    response.headers["connection"] = "keep-alive"
+    response.headers["connection"] = connection
     return bytes(format_http1_response(response.status, response.processed_headers)) + body

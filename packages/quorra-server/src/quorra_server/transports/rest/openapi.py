@@ -19,7 +19,7 @@ PROBLEM_TITLES = {
     413: "Too large",
     422: "Not valid",
     429: "Too busy",
-    503: "The database cannot be reached",
+    503: "The database cannot be reached, or the request took too long",
 }
 # What each route may answer that needs the database, and each that takes a body.
 ANY_ERRORS = (503,)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 from sanic.exceptions import MethodNotAllowed as SanicMethodNotAllowed
-from sanic.exceptions import NotFound, SanicException
+from sanic.exceptions import NotFound, SanicException, ServiceUnavailable
 from sanic.response import HTTPResponse
 
 from quorra_server.domain.errors import (
@@ -15,6 +15,7 @@ from quorra_server.domain.errors import (
     InvalidRequest,
     MalformedRequest,
     MethodNotAllowed,
+    OutcomeUnknown,
     QuorraError,
     RouteNotFound,
 )
@@ -27,6 +28,7 @@ Decoded = TypeVar("Decoded")
 
 CONTENT_TYPE = "application/problem+json"
 PROBLEMS_MAX = 20
+RETRY_AFTER_SECONDS = 1.0
 
 
 def problem_of(error: Exception) -> dict[str, Any]:
@@ -81,6 +83,13 @@ def known_error(error: Exception) -> QuorraError | None:
         return RouteNotFound("There is no such path; /docs lists all of them.")
     if isinstance(error, SanicMethodNotAllowed):
         return MethodNotAllowed("This path does not take that method; /docs lists what each path takes.")
+    if isinstance(error, ServiceUnavailable):
+        # Sanic ends what nothing came of within the server's time for a response.
+        return OutcomeUnknown(
+            "The request took too long and was ended; part of it may be done. Repeat it: a verb for many jobs goes on "
+            "with the rest, and a submission with the same id or Idempotency-Key is always safe.",
+            retry_after_seconds=RETRY_AFTER_SECONDS,
+        )
     if isinstance(error, SanicException) and error.status_code < 500:
         return MalformedRequest(f"The HTTP request is not well formed: {error}.")
     return None

@@ -10,7 +10,7 @@ from quorra_server.domain.errors import FieldProblem, InvalidRequest, QueueNotFo
 from quorra_server.domain.validation import validate_backoff, validate_name
 from quorra_server.storage import queues
 from quorra_server.transports.rest import shapes
-from quorra_server.transports.rest.routes import Call, Route, reply
+from quorra_server.transports.rest.routes import PURGE_SECONDS_MAX, Call, Route, reply
 
 
 async def list_queues(call: Call[None, None]) -> HTTPResponse:
@@ -44,8 +44,9 @@ async def set_queue(call: Call[shapes.QueueBody, None]) -> HTTPResponse:
 
 
 async def purge_queue(call: Call[None, None]) -> HTTPResponse:
-    """Remove the waiting jobs of a queue."""
-    return reply(shapes.Purged(await call.server.services.purge.purge_queue(_name(call))))
+    """Remove the waiting jobs of a queue; `more` if the time was over before all were gone: repeat the request."""
+    purge = await call.server.services.purge.purge_queue(_name(call), seconds_max=PURGE_SECONDS_MAX)
+    return reply(shapes.Purged.of(purge))
 
 
 async def _details(call: Call[Any, None], name: str, *, must_exist: bool = True) -> shapes.QueueDetails:

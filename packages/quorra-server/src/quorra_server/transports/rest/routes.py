@@ -3,7 +3,7 @@
 import asyncio
 import difflib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from urllib.parse import parse_qs
@@ -20,6 +20,8 @@ from quorra_server.storage.database import Database
 from quorra_server.transports.rest.problems import from_decoding
 
 BODY_SECONDS_MAX = 30.0
+# A purge of millions takes longer than clients wait, quorractl 30 s: it says what it did, and is repeated.
+PURGE_SECONDS_MAX = 20.0
 UNBOUNDED = 2**62
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 _CHARSET = re.compile(r"""charset\s*=\s*["']?([^"';\s]+)""", re.IGNORECASE)
@@ -45,6 +47,10 @@ class Memory:
         """Start empty."""
         self._bytes_max = self._left = bytes_max
 
+    def has_room(self, size: int) -> bool:
+        """Say whether so many bytes could be taken now."""
+        return size <= self._left
+
     def take(self, size: int) -> None:
         """Reserve room for more bytes.
 
@@ -62,6 +68,39 @@ class Memory:
     def give_back(self, size: int) -> None:
         """Return room."""
         self._left += size
+
+
+class Share:
+    """What one request holds of the memory; a context manager that gives all of it back."""
+
+    def __init__(self, memory: Memory) -> None:
+        """Hold nothing yet."""
+        self._memory = memory
+        self._held = 0
+
+    def __enter__(self) -> "Share":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.give_back(self._held)
+
+    def has_room(self, size: int) -> bool:
+        """Say whether so many bytes could be taken now."""
+        return self._memory.has_room(size)
+
+    def take(self, size: int) -> None:
+        """Reserve room for more bytes.
+
+        Raises:
+            Overloaded: There is none.
+        """
+        self._memory.take(size)
+        self._held += size
+
+    def give_back(self, size: int) -> None:
+        """Return room before the end."""
+        self._memory.give_back(size)
+        self._held -= size
 
 
 @dataclass(slots=True)
@@ -116,7 +155,7 @@ async def read_body(request: Request, bytes_max: int, memory: Memory, limit: str
     size = 0
     try:
         async with asyncio.timeout(BODY_SECONDS_MAX):
-            async for chunk in body_chunks(request):
+            while chunk := await next_bytes(request):
                 memory.take(len(chunk))
                 size += len(chunk)
                 chunks.append(chunk)
@@ -135,13 +174,12 @@ async def read_body(request: Request, bytes_max: int, memory: Memory, limit: str
         memory.give_back(size)
 
 
-async def body_chunks(request: Request) -> AsyncIterator[bytes]:
-    """Yield a body as it arrives."""
+async def next_bytes(request: Request) -> bytes:
+    """Return what comes next of a body, nothing at its end. Cancelling it loses nothing: what has come stays there."""
     stream: Any = request.stream
     # Each route bounds its own body as it reads it; an import has no bound but its lines.
     stream.request_max_size = UNBOUNDED
-    while stream is not None and (chunk := await stream.read()):
-        yield chunk
+    return await stream.read() or b""
 
 
 def key_of(headers: Mapping[str, str]) -> str | None:

@@ -6,14 +6,17 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
+import structlog
 from sanic import Sanic
+from sanic.exceptions import ServiceUnavailable
 from sanic.request import Request
 from sanic.response import HTTPResponse
 
-from quorra_server.config import Config
+from quorra_server.config import Config, Security
 from quorra_server.observability.metrics import Metrics
 from quorra_server.services import Services
 from quorra_server.storage.database import Database
@@ -33,6 +36,8 @@ from quorra_server.transports.rest.routes import (
     key_of,
     read_body,
 )
+
+log = structlog.get_logger(__name__)
 
 RESPONSE_SECONDS_MAX = 120
 KEEP_ALIVE_SECONDS = 75
@@ -80,9 +85,10 @@ class RestServer:
             metrics,
         )
         self._asyncio_server: Any = None
-        for route in ROUTES:
+        routes = [_as_set(route, config.security) for route in ROUTES]
+        for route in routes:
             self._bind(route)
-        self._bind_documents(openapi.document(ROUTES, version))
+        self._bind_documents(openapi.document(routes, version))
         Dashboard(self._server, authenticate, config.security).bind(self._app)
 
     async def start(self, listening: socket.socket) -> None:
@@ -107,12 +113,11 @@ class RestServer:
             connection.abort()
 
     def _bind(self, route: Route) -> None:
-        needs_key = not route.is_open or (route.path == "/metrics" and not self._config.security.metrics_open)
         decode = msgspec.json.Decoder(route.body).decode if route.body is not None and not route.is_stream else None
         bytes_max = self._config.limits.payload_bytes_max + BODY_AIR_BYTES
 
         async def handle(request: Request, **path: str) -> HTTPResponse:
-            principal = self._authenticate(key_of(request.headers)) if needs_key else ""
+            principal = "" if route.is_open else self._authenticate(key_of(request.headers))
             body: Any = None
             if route.is_stream:
                 body = self._memory
@@ -158,6 +163,14 @@ class RestServer:
         self._add("/docs", "GET", docs)
 
 
+def _as_set(route: Route, security: Security) -> Route:
+    """Return a route as the settings have it: what is open by default can be closed."""
+    is_closed = (route.path == "/metrics" and not security.metrics_open) or (
+        route.path in ("/readyz", "/healthz") and not security.health_open
+    )
+    return replace(route, is_open=False, errors=(*route.errors, 401)) if is_closed else route
+
+
 def _close_idle(connections: Iterable[StrictProtocol]) -> bool:
     """Close all connections that are idle, and say whether none was busy."""
     were_idle = [connection.close_if_idle() for connection in list(connections)]
@@ -183,7 +196,9 @@ def _sanic_app(head_bytes_max: int) -> Sanic[Any, Any]:
     logging.getLogger("sanic").setLevel(logging.ERROR)
     logging.getLogger("sanic.error").setLevel(logging.CRITICAL)
 
-    async def refuse(_: Request, error: Exception) -> HTTPResponse:
+    async def refuse(request: Request, error: Exception) -> HTTPResponse:
+        if isinstance(error, ServiceUnavailable):
+            log.warning("request_took_too_long", method=request.method, path=request.path)
         return problem_response(error)
 
     app.error_handler.add(Exception, refuse)

@@ -1,5 +1,6 @@
 """The JSON that clients send and get, as types."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -9,6 +10,8 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from quorra_server.domain.job import Attempt, JobDetails, SubmittedJob
 from quorra_server.domain.retry import Backoff
 from quorra_server.domain.states import JobStatus
+from quorra_server.services.purge import Purge
+from quorra_server.storage.history import ENTRIES_DEFAULT
 
 Moment = Annotated[datetime, Meta(tz=True)]
 
@@ -156,7 +159,7 @@ class Job(Struct):
         )
 
 
-def errors_of(attempts: list[Attempt]) -> list[AttemptError]:
+def errors_of(attempts: Sequence[Attempt]) -> list[AttemptError]:
     """Return the errors among a job's attempts."""
     return [
         AttemptError(attempt.attempt, attempt.generation, attempt.error, attempt.error_kind, attempt.ended_at)
@@ -188,11 +191,30 @@ class HistoryEntry(Struct):
     reason: str | None
     late: bool
 
+    @classmethod
+    def of(cls, attempt: Attempt) -> "HistoryEntry":
+        """Return the JSON of an attempt."""
+        return cls(
+            outcome=attempt.kind.value,
+            attempt=attempt.attempt,
+            delivery=attempt.delivery,
+            generation=attempt.generation,
+            worker=attempt.worker,
+            leased_at=attempt.leased_at,
+            started_at=attempt.started_at,
+            ended_at=attempt.ended_at,
+            error=attempt.error,
+            error_kind=attempt.error_kind,
+            reason=attempt.reason,
+            late=attempt.late,
+        )
+
 
 class History(Struct):
-    """All leases of a job, oldest first."""
+    """Leases of a job, oldest first; `next_cursor` leads to those before them, and is null if there are none."""
 
     attempts: list[HistoryEntry]
+    next_cursor: str | None
 
 
 class LogEntry(Struct):
@@ -238,10 +260,21 @@ class GetQuery(Struct):
     wait: str | None = None
 
 
-class ReasonBody(Struct, forbid_unknown_fields=True):
+class HistoryQuery(Struct):
+    """How many leases to read at most: the last ones, or the last ones before a cursor."""
+
+    limit: int = ENTRIES_DEFAULT
+    cursor: str | None = None
+
+
+class CancelBody(Struct, forbid_unknown_fields=True):
     """Why an operator does this."""
 
     reason: str | None = None
+
+
+class RetryBody(Struct, forbid_unknown_fields=True):
+    """Nothing: a retry takes no fields."""
 
 
 class FilterBody(Struct, forbid_unknown_fields=True):
@@ -255,11 +288,16 @@ class FilterBody(Struct, forbid_unknown_fields=True):
     created_before: Moment | None = None
 
 
-class BulkBody(Struct, forbid_unknown_fields=True):
-    """A verb for all jobs that match; a dry run only counts them."""
+class RetryMatchingBody(Struct, forbid_unknown_fields=True):
+    """Which jobs to retry; a dry run only counts them."""
 
     filter: FilterBody
     dry_run: bool = False
+
+
+class CancelMatchingBody(RetryMatchingBody, forbid_unknown_fields=True):
+    """Which jobs to cancel, and why; a dry run only counts them."""
+
     reason: str | None = None
 
 
@@ -310,10 +348,16 @@ class QueueBody(Struct, forbid_unknown_fields=True):
     backoff: BackoffBody | None
 
 
-class Purged(Struct):
-    """How many jobs were removed."""
+class Purged(Struct, omit_defaults=True):
+    """How many jobs were removed; `more` says that the time was over, and that repeating the request goes on."""
 
     purged: int
+    more: bool = False
+
+    @classmethod
+    def of(cls, purge: Purge) -> "Purged":
+        """Return the JSON of a purge."""
+        return cls(purge.purged, purge.more)
 
 
 class ReplayBody(Struct, forbid_unknown_fields=True):
