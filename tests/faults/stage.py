@@ -26,6 +26,7 @@ from quorra_server.storage.migrate import migrate
 from tests.faults.history import History
 from tests.faults.oracle import Recorder
 from tests.faults.plans import QUICK_QUEUE
+from tests.support.pooler import COMMAND_VARIABLE
 from tests.support.processes import API_KEY, BIN, NO_TLS, clean_environment
 from tests.support.proxy import Proxy
 from tests.support.services import free_port, redis_binary, wait_until_listening
@@ -363,7 +364,7 @@ class Stage:
 
     def _start_pgbouncer(self) -> None:
         """Put a PgBouncer in transaction mode before the last server, where there is one."""
-        program = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
+        program = shutil.which(os.environ.get(COMMAND_VARIABLE, "pgbouncer")) or shutil.which("/usr/sbin/pgbouncer")
         if program is None:
             return
         port = free_port()
