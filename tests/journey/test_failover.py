@@ -91,6 +91,25 @@ def test_of_two_primaries_a_server_that_starts_takes_the_promoted_one(tmp_path: 
     assert (set(), {job}) == (on_the_old, on_the_new)
 
 
+def test_the_old_primary_is_not_written_to_although_it_is_the_only_one_left(tmp_path: Path) -> None:
+    """What it took would be lost as soon as the promoted one is back."""
+    with replicated_postgres(tmp_path, is_synchronous=False) as pair:
+        asyncio.run(migrate(pair.url))
+        with start_server(pair.url) as server:
+            rest = Rest(server)
+            before = rest.submit("job")
+            asyncio.run(pair.promote())
+            eventually_sync(lambda: rest.http.get("/v1/failovers").json()["failovers"], "the server has followed")
+
+            pair.primary.kill()
+            body = {"type": "job", "payload": {}}
+            refused = [rest.http.post("/v1/jobs", json=body, timeout=20).status_code for _ in range(10)]
+            on_the_old = asyncio.run(_jobs(pair.standby.dsn))
+
+    assert [503] * 10 == refused
+    assert {before} == on_the_old
+
+
 def test_a_promotion_that_no_server_saw_is_reported_by_the_next_one_to_start(tmp_path: Path) -> None:
     with replicated_postgres(tmp_path, is_synchronous=False) as pair:
         asyncio.run(migrate(pair.url))
