@@ -38,9 +38,9 @@ def test_planted_bugs_are_code_that_can_be_read() -> None:
 
 def test_the_page_says_which_check_caught_each_planted_bug() -> None:
     rows = [line.strip("|").split("|") for line in PAGE.read_text().splitlines() if line.startswith("| `")]
-    told = {name.strip(" `"): [cell.strip(" `") for cell in cells] for name, *cells in rows}
+    told = {name.strip(" `"): [cell.strip() for cell in cells] for name, *cells in rows}
 
     assert {bug.name: [bug.breaks, bug.judged_under] for bug in BUGS} == {
         name: [breaks, judged_under] for name, (breaks, _, judged_under) in told.items()
     }
-    assert [] == [bug.name for bug in BUGS if told[bug.name][1] not in bug.checks]
+    assert [] == [bug.name for bug in BUGS if told[bug.name][1].strip("`") not in bug.checks]
