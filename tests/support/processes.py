@@ -116,11 +116,11 @@ def start_process(command: list[str], environment: Mapping[str, str], *, cwd: Pa
 
 
 def clean_environment() -> dict[str, str]:
-    """Return this process's environment without settings of Quorra's."""
+    """Return this process's environment without settings of Quorra's, or of the tests."""
     return {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("QUORRA_") and name not in ("DATABASE_URL", "REDIS_URL")
+        if not name.startswith("QUORRA_") and name not in ("DATABASE_URL", "REDIS_URL", "GRPC_ENABLE_FORK_SUPPORT")
     }
 
 

@@ -38,7 +38,8 @@ SPECS: tuple[dict[str, Any], ...] = (
     {"timeout_ms": TIMEOUT_MS_MAX}, {"timeout_ms": TIMEOUT_MS_MAX + 1}, {"timeout_ms": -1},
     _seconds_ahead(60), {**_seconds_ahead(60), "delay_ms": 1},
     {"run_at": datetime(2000, 1, 1, tzinfo=UTC)}, {"run_at": datetime(1999, 12, 31, tzinfo=UTC)},
-    _seconds_ahead(DELAY_SECONDS_MAX + 86_000), _seconds_ahead(DELAY_SECONDS_MAX + 87_000),
+    # Far enough from the bound of a day for a test that runs long after this is read.
+    _seconds_ahead(DELAY_SECONDS_MAX + 70_000), _seconds_ahead(DELAY_SECONDS_MAX + 100_000),
     {"unique_key": "k" * 255}, {"unique_key": "k" * 256}, {"unique_key": "\0"},
     {"tags": ["t"] * 32}, {"tags": ["t"] * 33}, {"tags": ["t" * 64]}, {"tags": ["t" * 65]}, {"tags": ["a", ""]},
     {"backoff": pb.Backoff()}, {"backoff": pb.Backoff(kind="random")},
