@@ -22,7 +22,6 @@ from tests.support.rest import Rest
 from tests.support.waiting import eventually
 
 # Of a heartbeat and of a receipt. Who waits for a connection in vain is told so after five (QUORRA_ACQUIRE_TIMEOUT).
-# Whoever waits for a connection in vain is told so after five seconds.
 QUICK_SECONDS = 3.0
 # More than the connections of any pool.
 WISHES = 12
