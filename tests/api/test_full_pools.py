@@ -16,7 +16,7 @@ from quorra_proto.v1.quorra_pb2_grpc import WorkerServiceStub
 
 from tests.faults.plans import new_id
 from tests.support.conversation import Conversation
-from tests.support.locks import is_held_up, locked
+from tests.support.locks import GATE_FUNCTION, GATE_KEY, is_held_up, locked
 from tests.support.processes import RunningServer, start_server
 from tests.support.rest import Rest
 from tests.support.waiting import eventually
@@ -27,16 +27,7 @@ QUICK_SECONDS = 3.0
 WISHES = 12
 # QUORRA_POOL_CONNECTIONS, as it is by default.
 SUBMIT_CONNECTIONS = 10
-GATE_KEY = 7
-GATE = f"""
-CREATE FUNCTION quorra_test_gate() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM pg_advisory_xact_lock_shared({GATE_KEY});
-    RETURN NULL;
-END
-$$;
-CREATE TRIGGER gate BEFORE INSERT ON {{table}} FOR EACH STATEMENT EXECUTE FUNCTION quorra_test_gate();
-"""
+GATE = "CREATE TRIGGER gate BEFORE INSERT ON {table} FOR EACH STATEMENT EXECUTE FUNCTION quorra_test_gate()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +67,7 @@ async def _gate(server: RunningServer, table: str) -> AsyncIterator[None]:
     """Let every insert into a table wait until the end; a lock of the table would hold up much else."""
     connection = await asyncpg.connect(server.database_url)
     try:
-        await connection.execute(GATE.format(table=table))
+        await connection.execute(GATE_FUNCTION + GATE.format(table=table))
         await connection.execute(f"SELECT pg_advisory_lock({GATE_KEY})")
         yield
     finally:

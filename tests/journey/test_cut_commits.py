@@ -14,19 +14,14 @@ from quorra_server.domain.errors import OutcomeUnknown
 from quorra_server.storage.database import Executor, Pool, PoolSettings
 
 from tests.faults.plans import new_id
+from tests.support.locks import GATE_FUNCTION, GATE_KEY
 from tests.support.processes import RunningServer, start_server
 from tests.support.proxy import Proxy
 from tests.support.waiting import eventually
 
-GATE_KEY = 11
 # Checked with the commit, after everything else of the transaction.
 GATE = f"""
-CREATE FUNCTION quorra_test_gate() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM pg_advisory_xact_lock_shared({GATE_KEY});
-    RETURN NULL;
-END
-$$;
+{GATE_FUNCTION}
 CREATE CONSTRAINT TRIGGER gate AFTER INSERT ON quorra.ready
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION quorra_test_gate();
 """

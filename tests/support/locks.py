@@ -7,6 +7,17 @@ import asyncpg
 
 from tests.support.processes import RunningServer
 
+GATE_KEY = 11
+# For a trigger: whoever sets it off waits until nobody holds the advisory lock of this key.
+GATE_FUNCTION = f"""
+CREATE FUNCTION quorra_test_gate() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared({GATE_KEY});
+    RETURN NULL;
+END
+$$;
+"""
+
 
 @asynccontextmanager
 async def locked(server: RunningServer, table: str) -> AsyncIterator[None]:

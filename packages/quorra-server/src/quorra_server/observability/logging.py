@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import uuid
 
 import structlog
 
@@ -40,3 +41,10 @@ def log_trouble(log: structlog.typing.FilteringBoundLogger, event: str, error: E
     is_said_already = isinstance(error, StorageUnavailable) and not isinstance(error, OutcomeUnknown)
     say = log.debug if is_said_already else log.warning
     say(event, error=error.message, **fields)
+
+
+def log_incident(log: structlog.typing.FilteringBoundLogger, event: str, bug: Exception, **fields: object) -> str:
+    """Log a bug with its traceback under an id, and return the id: who is told of it can name it."""
+    incident = uuid.uuid4().hex[:12]
+    log.error(event, incident=incident, exc_info=bug, **fields)
+    return incident

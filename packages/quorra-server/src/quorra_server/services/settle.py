@@ -6,7 +6,6 @@ and an idle one answers at once. A report that meets a bug is taken out of its g
 
 import asyncio
 import contextlib
-import uuid
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain
@@ -17,6 +16,7 @@ import structlog
 from quorra_server.domain.errors import QuorraError
 from quorra_server.domain.job import LeaseId, Report, Settled
 from quorra_server.domain.states import JobStatus, OutcomeKind
+from quorra_server.observability.logging import log_incident
 from quorra_server.observability.metrics import Metrics
 from quorra_server.services.acknowledged import Acknowledged
 from quorra_server.services.halves import by_halves
@@ -225,9 +225,8 @@ class SettleService:
         )
 
     def _incident(self, report: Report, bug: Exception) -> Incident:
-        incident = uuid.uuid4().hex[:12]
         job_id, batch = str(report.lease.job_id), report.lease.batch
-        log.error("report_refused", incident=incident, job=job_id, batch=batch, kind=report.kind, exc_info=bug)
+        incident = log_incident(log, "report_refused", bug, job=job_id, batch=batch, kind=report.kind)
         self._metrics.incidents.labels("report").inc()
         return Incident(report, incident)
 

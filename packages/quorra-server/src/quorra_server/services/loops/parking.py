@@ -2,13 +2,13 @@
 
 import contextlib
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 import structlog
 
 from quorra_server.domain.errors import QuorraError
+from quorra_server.observability.logging import log_incident
 from quorra_server.observability.metrics import Metrics
 from quorra_server.services.halves import by_halves
 
@@ -82,6 +82,5 @@ class Parking:
             log.warning("batch_met_bug", loop=self._loop, batch=batch, error=type(bug).__name__)
             return
         self._met[batch] = _Met(tries, self._clock() + PARKED_SECONDS)
-        incident = uuid.uuid4().hex[:12]
         self._metrics.incidents.labels(self._loop).inc()
-        log.error("batch_parked", incident=incident, loop=self._loop, batch=batch, seconds=PARKED_SECONDS, exc_info=bug)
+        log_incident(log, "batch_parked", bug, loop=self._loop, batch=batch, seconds=PARKED_SECONDS)

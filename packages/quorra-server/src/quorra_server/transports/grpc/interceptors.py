@@ -3,7 +3,6 @@
 import contextlib
 import inspect
 import json
-import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeAlias
@@ -13,6 +12,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from quorra_server.domain.errors import InvalidRequest, MalformedRequest, Overloaded, QuorraError
+from quorra_server.observability.logging import log_incident
 from quorra_server.transports.status import status_of
 
 log = structlog.get_logger(__name__)
@@ -157,8 +157,7 @@ async def _abort(context: Any, error: Exception) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if not isinstance(error, QuorraError):
-        incident = uuid.uuid4().hex[:12]
-        log.exception("incident", incident=incident)
+        incident = log_incident(log, "incident", error)
         await context.abort(
             grpc.StatusCode.INTERNAL,
             f"A bug of the server's; report incident {incident}.",

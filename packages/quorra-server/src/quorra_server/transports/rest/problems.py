@@ -1,6 +1,5 @@
 """Problem details (RFC 9457): what a client is told when something is wrong."""
 
-import uuid
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,6 +19,7 @@ from quorra_server.domain.errors import (
     RouteNotFound,
 )
 from quorra_server.domain.json_text import unusable_character
+from quorra_server.observability.logging import log_incident
 from quorra_server.transports.status import status_of
 
 log = structlog.get_logger(__name__)
@@ -35,8 +35,7 @@ def problem_of(error: Exception) -> dict[str, Any]:
     """Return the problem details of an error; one that is not part of the contract is logged as an incident."""
     known = known_error(error)
     if known is None:
-        incident = uuid.uuid4().hex[:12]
-        log.error("incident", incident=incident, exc_info=error)
+        incident = log_incident(log, "incident", error)
         known = QuorraError(f"A bug of the server's; report incident {incident}.")
     problem: dict[str, Any] = {
         "type": f"urn:quorra:problem:{known.code}",
