@@ -31,15 +31,16 @@ async def on_all_matching(
     Every job is decided by its own guarded statement: one that moved on meanwhile is matched, but not changed.
     """
     matched = changed = 0
-    async for page in _pages(pool, wanted):
+    async for page in pages(pool, wanted, PAGE_JOBS):
         matched += len(page)
         if not dry_run:
             changed += await change(page)
     return BulkResult(matched, changed)
 
 
-async def _pages(pool: Pool, wanted: JobFilter) -> AsyncIterator[list[UUID]]:
+async def pages(pool: Pool, wanted: JobFilter, limit: int) -> AsyncIterator[list[UUID]]:
+    """Yield the jobs that match, at most `limit` at a time; each page is read when it is asked for."""
     after: Position | None = None
-    while page := await store.list_jobs(pool, wanted, limit=PAGE_JOBS, after=after):
+    while page := await store.list_jobs(pool, wanted, limit=limit, after=after):
         after = page[-1]
         yield [position.job_id for position in page]

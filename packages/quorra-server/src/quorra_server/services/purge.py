@@ -8,9 +8,10 @@ from typing import NamedTuple
 from uuid import UUID
 
 from quorra_server.domain.states import JobStatus
+from quorra_server.services.bulk import pages
 from quorra_server.storage import jobs as store
 from quorra_server.storage.database import Pool
-from quorra_server.storage.jobs import JobFilter, Position
+from quorra_server.storage.jobs import JobFilter
 
 PAGE_JOBS = 1_000
 
@@ -63,10 +64,8 @@ class PurgeService:
         deadline = time.monotonic() + seconds_max
         wanted = JobFilter(status=JobStatus.DEAD, created_before=moment)
         purged = 0
-        after: Position | None = None
-        while page := await store.list_jobs(self._pool, wanted, limit=PAGE_JOBS, after=after):
-            purged += await store.purge_dead(self._pool, [position.job_id for position in page])
-            after = page[-1]
+        async for page in pages(self._pool, wanted, PAGE_JOBS):
+            purged += await store.purge_dead(self._pool, page)
             if time.monotonic() >= deadline:
                 return Purge(purged, more=True)
         return Purge(purged)
