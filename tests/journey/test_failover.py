@@ -43,7 +43,7 @@ def test_a_frozen_primary_is_left_and_not_written_to_when_it_comes_back(tmp_path
             after = _submit_again_and_again(server)
             pair.standby.thaw()
             later = [rest.submit("job") for _ in range(20)]
-            found = eventually_sync(lambda: rest.http.get("/v1/failovers").json()["failovers"], "it is reported")
+            found = eventually_sync(partial(_failovers, rest), "it is reported")
 
             kept = {job for job in (*before, after, *later) if rest.http.get(f"/v1/jobs/{job}").is_success}
             on_the_old = asyncio.run(_jobs(pair.standby.dsn))
@@ -65,7 +65,7 @@ def test_what_a_standby_that_was_behind_has_lost_is_told_by_id(tmp_path: Path) -
             pair.primary.kill()
             asyncio.run(pair.promote())
             after = _submit_again_and_again(server)
-            found = eventually_sync(lambda: rest.http.get("/v1/failovers").json()["failovers"], "it is reported")
+            found = eventually_sync(partial(_failovers, rest), "it is reported")
             missing = {job for job in (*before, *lost, after) if rest.http.get(f"/v1/jobs/{job}").status_code == 404}
             metrics = rest.http.get("/metrics").text
             log = server.log
@@ -99,8 +99,7 @@ def test_the_old_primary_is_not_written_to_although_it_is_the_only_one_left(tmp_
             rest = Rest(server)
             before = rest.submit("job")
             asyncio.run(pair.promote())
-            # Connections are cut while it follows: until then reads may be refused.
-            eventually_sync(lambda: rest.http.get("/v1/failovers").json().get("failovers"), "the server has followed")
+            eventually_sync(partial(_failovers, rest), "the server has followed")
 
             pair.primary.kill()
             body = {"type": "job", "payload": {}}
@@ -122,7 +121,7 @@ def test_a_promotion_that_no_server_saw_is_reported_by_the_next_one_to_start(tmp
 
         with start_server(pair.url) as server:
             rest = Rest(server)
-            found = eventually_sync(lambda: rest.http.get("/v1/failovers").json()["failovers"], "it is reported")
+            found = eventually_sync(partial(_failovers, rest), "it is reported")
 
     assert [(2, 0)] == [(entry["timeline"], entry["lost_jobs"]) for entry in found]
     assert found[0]["lost_from"] is not None
@@ -241,6 +240,12 @@ async def _until_waiting(dsn: str, query: str) -> None:
     connection = await asyncpg.connect(dsn)
     await eventually(lambda: connection.fetchval(WAITING, query), "the repetition waits for the standby")
     await connection.close()
+
+
+def _failovers(rest: Rest) -> list[dict[str, Any]]:
+    """List what is reported; connections are cut while a server follows, so that reads may be refused until then."""
+    reply = rest.http.get("/v1/failovers")
+    return list(reply.json()["failovers"]) if reply.is_success else []
 
 
 def _submit_again_and_again(server: RunningServer) -> str:

@@ -101,9 +101,9 @@ async def test_a_frozen_worker_costs_the_memory_of_its_slots_and_nobody_else_the
 async def test_a_consumer_that_does_not_read_its_receipts_costs_a_bounded_piece_of_memory_once(
     server: RunningServer,
 ) -> None:
-    memory, most = Memory(server), list[float]()
+    rest, memory, most = Rest(server), Memory(server), list[float]()
     for number in range(1, 4):
-        await _report_without_reading(server, memory, number)
+        await _report_without_reading(server, rest, memory, number)
         most.append(memory.most)
 
     print(f"receipts that nobody reads: at most {most} MB more")
@@ -111,7 +111,7 @@ async def test_a_consumer_that_does_not_read_its_receipts_costs_a_bounded_piece_
     assert most[-1] - most[0] < AGAIN_MEGABYTES
 
 
-async def _report_without_reading(server: RunningServer, memory: Memory, number: int) -> None:
+async def _report_without_reading(server: RunningServer, rest: Rest, memory: Memory, number: int) -> None:
     """Report nonsense without reading any receipt, until the server has dropped so many consumers."""
     refused = [pb.Succeeded(lease_id=f"nonsense-{'x' * 200}")] * REFUSALS
 
@@ -131,3 +131,8 @@ async def _report_without_reading(server: RunningServer, memory: Memory, number:
         await memory.until(is_dropped, "the consumer is dropped")
         reporting.cancel()
         await asyncio.gather(reporting, return_exceptions=True)
+
+    async def is_gone() -> bool:
+        return "quorra_worker_streams 0.0" in await asyncio.to_thread(lambda: rest.http.get("/metrics").text)
+
+    await memory.until(is_gone, "what was kept for it is free")

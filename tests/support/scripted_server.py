@@ -98,12 +98,15 @@ class ScriptedServer(WorkerServiceServicer):
     Attributes:
         renewed: The lease ids of each heartbeat.
         beaten_by: How many heartbeats each worker sent, by its id.
+        may_answer_heartbeats: Cleared, they are heard and not answered.
     """
 
     def __init__(self) -> None:
         self._opened: asyncio.Queue[ScriptedStream] = asyncio.Queue()
         self.renewed: asyncio.Queue[list[str]] = asyncio.Queue()
         self.beaten_by: Counter[str] = Counter()
+        self.may_answer_heartbeats = asyncio.Event()
+        self.may_answer_heartbeats.set()
         self.address = ""
 
     async def stream(self) -> ScriptedStream:
@@ -118,6 +121,7 @@ class ScriptedServer(WorkerServiceServicer):
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatReply:  # noqa: N802
         self.renewed.put_nowait(list(request.lease_ids))
         self.beaten_by[request.worker_id] += 1
+        await self.may_answer_heartbeats.wait()
         return pb.HeartbeatReply(lease_expires_in_ms=60_000)
 
 

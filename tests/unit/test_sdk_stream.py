@@ -263,6 +263,34 @@ async def test_a_worker_renews_what_it_holds_and_says_once_that_it_holds_nothing
     assert once_idle == server.beaten_by[worker.worker_id]
 
 
+async def test_a_heartbeat_that_is_answered_after_the_workers_loop_has_closed_troubles_nobody(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    troubles: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", troubles.append)
+    worker, may_stop = _worker(server), threading.Event()
+    worker.add("work", _do_nothing)
+    before = set(threading.enumerate())
+    server.may_answer_heartbeats.clear()
+
+    async def serve() -> None:
+        async with _serving(worker):
+            await asyncio.to_thread(may_stop.wait)
+
+    in_a_loop_of_its_own = asyncio.create_task(asyncio.to_thread(asyncio.run, serve()))
+    await (await server.stream()).welcome()
+    await server.renewed.get()
+    (beating,) = [thread for thread in set(threading.enumerate()) - before if thread.name == "quorra-heartbeat"]
+    may_stop.set()
+    await asyncio.wait_for(in_a_loop_of_its_own, SECONDS_MAX)
+    was_beating = beating.is_alive()
+    server.may_answer_heartbeats.set()
+    await asyncio.to_thread(beating.join, SECONDS_MAX)
+
+    assert (True, False) == (was_beating, beating.is_alive())
+    assert [] == troubles
+
+
 async def test_a_ping_of_the_server_is_answered(server: ScriptedServer) -> None:
     worker = _worker(server)
     worker.add("work", _do_nothing)

@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
@@ -607,7 +607,7 @@ class Worker(Generic[Deps]):
         )
 
     def _renewed_in_thread(self, lease_ids: Sequence[str], sent_at: float, reply: pb.HeartbeatReply) -> None:
-        self._loop.call_soon_threadsafe(self._renewed, lease_ids, sent_at, reply)
+        self._call_in_loop(self._renewed, lease_ids, sent_at, reply)
 
     def _renewed(self, lease_ids: Sequence[str], sent_at: float, reply: pb.HeartbeatReply) -> None:
         # The server read its clock after the request was sent, so this deadline comes before the server's.
@@ -618,11 +618,16 @@ class Worker(Generic[Deps]):
         self.leases_ended(reply.ended)
 
     def _heartbeat_failed_in_thread(self, error: grpc.RpcError) -> None:
-        self._loop.call_soon_threadsafe(self._heartbeat_failed, from_grpc(error))
+        self._call_in_loop(self._heartbeat_failed, from_grpc(error))
 
     def _heartbeat_failed(self, error: QuorraError) -> None:
         log.warning("a heartbeat was not taken: %s", error)
         self._session.reconnect()
+
+    def _call_in_loop(self, callback: Callable[..., None], *arguments: object) -> None:
+        """Call from the heartbeat's thread, whose last beat may be answered when the worker's loop is closed."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(callback, *arguments)
 
     # Draining.
 

@@ -109,7 +109,7 @@ class WorkStream:
         try:
             done, _ = await asyncio.wait([reader, *others], return_when=asyncio.FIRST_COMPLETED)
             self._reads = reader not in done
-            if not self._reads:
+            if not self._reads and not self._is_deaf.is_set():
                 self._services.dispatcher.close_stream(self.stream)
                 await self._finish_reports()
             for task in done:
