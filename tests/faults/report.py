@@ -4,7 +4,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.faults.judging.judge import INVARIANTS, Verdict
+from tests.faults.judging.recovery import SHARES
 
+SECONDS = tuple(SHARES)
 COLOURS = {"passed": "green", "failed": "red", "unknown": "yellow"}
 
 
@@ -23,13 +25,15 @@ def show(verdict: Verdict, console: Console, *, replay: str) -> None:
     for name, count in verdict.counts.items():
         counts.add_row(name, f"{count:,}")
     console.print(counts)
-    recovery = Table("recovery", "count", "p50", "p95", "p99", "max", title="How long it took")
+    recovery = Table("recovery", "count", *SECONDS, title="How long it took")
     for name, figures in verdict.recovery.items():
-        recovery.add_row(name, *(f"{figures[column]:g}" for column in ("count", "p50", "p95", "p99", "max")))
+        recovery.add_row(name, *(f"{figures[column]:g}" for column in ("count", *SECONDS)))
     console.print(recovery)
-    hits = Table("fault", "effective hits", title="What was done")
+    hits = Table("fault", "effective hits", *SECONDS, title="What was done, and seconds until writes were back")
     for name, count in verdict.hits.items():
-        hits.add_row(name, f"{count:,}", style=None if count else "red")
+        seconds = verdict.back_after.get(name, {})
+        told = (f"{seconds[column]:g}" if seconds else "" for column in SECONDS)
+        hits.add_row(name, f"{count:,}", *told, style=None if count else "red")
     console.print(hits)
     for name, examples in verdict.examples.items():
         for example in examples:

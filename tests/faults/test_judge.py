@@ -193,6 +193,18 @@ def test_how_soon_a_job_runs_again_is_asked_where_nothing_kept_all_jobs_waiting(
     assert is_asked == any("is 3 s of at most 2 s" in line for line in verdict.why), verdict.why
 
 
+def test_how_long_writes_were_away_after_a_fault_is_told_for_each_kind(tmp_path: Path) -> None:
+    before, after = submission(call="before"), submission(OTHER, call="after")
+    kinds = [fault("pg.restart_fast"), fault("worker.kill"), fault("server.kill", hits=0)]
+    moments = [{**line, "at": AT + shift} for lines, shift in ((before, -1), (after, 2)) for line in lines]
+    write_history(tmp_path, [*kinds, *moments])
+
+    verdict = Judge(tmp_path, NO_QUOTAS).judge()
+
+    two_seconds = {"count": 1, "p50": 2.0, "p95": 2.0, "p99": 2.0, "max": 2.0}
+    assert {"pg.restart_fast": two_seconds, "worker.kill": two_seconds} == verdict.back_after
+
+
 @pytest.mark.parametrize(("state", "broken"), [("missing", {"I1": 1}), ("leased", {"I16": 1}), ("succeeded", {})])
 def test_without_the_databases_log_a_last_look_decides_and_the_rest_is_named(
     tmp_path: Path, state: str, broken: dict[str, int]

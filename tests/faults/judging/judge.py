@@ -18,6 +18,7 @@ from typing import Any
 from tests.faults.judging.fold import CLOCK_SECONDS, EXAMPLES_MAX, Findings, Fold, Job, where
 from tests.faults.judging.operators import REFUSABLE, Operators
 from tests.faults.judging.pgoutput import read_transactions
+from tests.faults.judging.recovery import Recovery
 from tests.faults.judging.tables import lease_of
 
 TERMINAL = frozenset({"succeeded", "dead", "cancelled"})
@@ -69,10 +70,6 @@ NOT_APPLICABLE = {
     "I21": "audit entries are not part of this product yet",
     "I22": "no handler of the run writes in the jobs' database; tests/worker/test_sql.py has a ledger",
 }
-LEASED_AGAIN = "a worker's lease ends (and its job's back-off), to the job's next lease, s"
-BACK = "{} is back, to next accepted submission, s"
-# How long recovery may take at most, and the share of cases of which this is asked.
-LIMITS = {LEASED_AGAIN: ("p99", 2.0), BACK.format("PostgreSQL"): ("p99", 2.0)}
 # What is looked at once, at the end, or with every tenth fault only.
 SELDOM = {"I12": 50, "I15": 8, "I24": 8, "operator": 50, "credit": 1, "stop": 10}
 # Why a worker's report was refused: somebody or something else had decided. The same report again is no such reason.
@@ -106,6 +103,8 @@ class Verdict:
 
     Attributes:
         why: What keeps it from being passed; and which kinds of faults this machine or this run cannot do.
+        recovery: How long each thing that recovers took, in seconds.
+        back_after: The same for each kind of fault, from its end to the next accepted submission.
         left_out: Kinds that were asked for and cannot be done here, each with why.
     """
 
@@ -117,6 +116,7 @@ class Verdict:
     not_applicable: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     recovery: dict[str, dict[str, float]] = field(default_factory=dict)
+    back_after: dict[str, dict[str, float]] = field(default_factory=dict)
     hits: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
@@ -493,14 +493,15 @@ class Judge:
     # The end.
 
     def _verdict(self) -> Verdict:
-        findings = self.findings
+        findings, recovery = self.findings, self._recovery()
         verdict = Verdict(
             checked={name: findings.checked[name] for name in INVARIANTS if findings.checked[name]},
             broken=dict(findings.broken),
             examples={name: lines[:EXAMPLES_MAX] for name, lines in findings.examples.items()},
             not_applicable=self._not_applicable(),
             counts=self._counts(),
-            recovery=self._recovery(),
+            recovery=recovery.distributions(),
+            back_after=recovery.of_kinds(),
             hits=self._hits(),
             left_out=self.kinds_left_out,
         )
@@ -514,29 +515,13 @@ class Judge:
         elif idle:
             verdict.verdict = "failed"
             verdict.why = [f"the fault {kind} never had an effect" for kind in idle]
-        elif slow := self._slow(verdict.recovery):
+        elif self.with_limits and (slow := recovery.slow()):
             verdict.verdict = "failed"
             verdict.why = slow
         elif not verdict.why:
             verdict.verdict = "passed"
         verdict.why += self._left_out()
         return verdict
-
-    def _slow(self, recovery: dict[str, dict[str, float]]) -> list[str]:
-        """Return what took longer than it may.
-
-        Where PostgreSQL or servers were away, jobs wait in line behind those that gathered meanwhile: how soon one runs
-        again then says how long the line was.
-        """
-        waits_in_line = any(fault["holds_up"] and fault["hits"] for fault in self.faults)
-        return [
-            f"{name}: {share} is {recovery[name][share]:g} s of at most {limit:g} s"
-            for name, (share, limit) in LIMITS.items()
-            if self.with_limits
-            and name in recovery
-            and recovery[name][share] > limit
-            and not (name == LEASED_AGAIN and waits_in_line)
-        ]
 
     def _not_applicable(self) -> dict[str, str]:
         missing = {name for name in INVARIANTS if not self.findings.checked[name]}
@@ -612,44 +597,15 @@ class Judge:
             if name not in NOT_APPLICABLE and self.findings.checked[name] < wished[name]
         ]
 
-    def _recovery(self) -> dict[str, dict[str, float]]:
-        recovery = {}
-        if self.fold.reclaims:
-            recovery["lease end to reclaim, s"] = _distribution(self.quiet_reclaims)
-            recovery["the same, with PostgreSQL or servers away"] = _distribution(
-                [reclaim.ended_at - reclaim.expires_at for reclaim in self.fold.reclaims]
-            )
-            recovery[LEASED_AGAIN] = _distribution(
-                [
-                    reclaim.leased_again_at - max(reclaim.expires_at, reclaim.retry_at or 0.0)
-                    for reclaim in self.fold.reclaims
-                    if reclaim.leased_again_at is not None and not reclaim.worker.startswith("plain")
-                ]
-            )
-        for what in sorted({what for what, _ in self.returns}):
-            moments = [at for name, at in self.returns if name == what]
-            recovery[BACK.format(what)] = _distribution(self._waits_after(moments))
-        for group in sorted({_group(fault) for fault in self.faults if fault["holds_up"] and fault["hits"]}):
-            moments = [fault["ended"] for fault in self.faults if _group(fault) == group and fault["hits"]]
-            recovery[f"{group} fault is over, to next accepted submission, s"] = _distribution(
-                self._waits_after(moments)
-            )
-        return {name: figures for name, figures in recovery.items() if figures}
-
-    def _waits_after(self, moments: list[float]) -> list[float]:
-        oks = sorted(at for at, _ in self.oks)
-        places = [(at, bisect.bisect_left(oks, at)) for at in moments]
-        return [oks[place] - at for at, place in places if place < len(oks)]
+    def _recovery(self) -> Recovery:
+        accepted_at = (at for at, _ in self.oks)
+        return Recovery(accepted_at, self.faults, self.returns, self.fold.reclaims, self.quiet_reclaims)
 
     def _hits(self) -> dict[str, int]:
         hits: dict[str, int] = defaultdict(int)
         for fault in self.faults:
             hits[fault["kind"]] += fault["hits"]
         return dict(sorted(hits.items()))
-
-
-def _group(fault: dict[str, Any]) -> str:
-    return str(fault["kind"]).rpartition(".")[0]
 
 
 def _lines(path: Path, having: str = "") -> Iterator[dict[str, Any]]:
@@ -668,19 +624,6 @@ def _state(job: Job) -> str:
     if job.ended is not None:
         return job.ended
     return "pending" if job.waiting is not None else "leased"
-
-
-def _distribution(values: list[float]) -> dict[str, float]:
-    if not values:
-        return {}
-    ordered = sorted(values)
-    return {
-        "count": len(ordered),
-        **{
-            f"p{share}": round(ordered[min(len(ordered) - 1, len(ordered) * share // 100)], 3) for share in (50, 95, 99)
-        },
-        "max": round(ordered[-1], 3),
-    }
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from tests.faults.judging.recovery import distribution
 from tests.faults.judging.tables import lease_of
 
 # Clients note an answer a little later than the database gave it.
@@ -84,7 +85,7 @@ def judge(folder: Path, *, mode: str, recovery_seconds_max: float) -> Promotions
         in_window=len(in_window),
         silent=len(silent),
         to_the_old=sum(line["to_the_old"] for line in recoveries),
-        recovery_seconds=_distribution([seconds for line in recoveries for seconds in line["recovery_seconds"]]),
+        recovery_seconds=distribution([seconds for line in recoveries for seconds in line["recovery_seconds"]]),
         examples=[f"{kind} of {job}, acknowledged at {at:.3f}" for kind, job, at in (silent or missing)[:5]],
         why=[],
     )
@@ -149,14 +150,3 @@ def _count(names: Iterable[str]) -> dict[str, int]:
     for name in names:
         counts[name] = counts.get(name, 0) + 1
     return counts
-
-
-def _distribution(values: list[float]) -> dict[str, float]:
-    if not values:
-        return {}
-    ordered = sorted(values)
-    places = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
-    figures = {
-        name: round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3) for name, share in places.items()
-    }
-    return {"count": len(ordered), **figures}
