@@ -1,4 +1,4 @@
-"""Jobs that PostgreSQL takes no outcome of: a mistake of ours in a statement, as only some of its rows meet it."""
+"""Jobs that PostgreSQL takes no outcome or no lease of: a mistake of ours in a statement, as only some rows meet it."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,6 +28,22 @@ DROP TRIGGER meet_bug ON quorra.outcomes;
 DROP FUNCTION public.meet_bug;
 DROP SEQUENCE public.tries;
 DROP TABLE public.poisonous;
+"""
+UNTAKABLE = """
+CREATE TABLE public.untakable (job_id uuid);
+CREATE FUNCTION public.meet_bug_of_lease() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM public.untakable WHERE job_id = OLD.job_id) THEN
+        RAISE division_by_zero;
+    END IF;
+    RETURN OLD;
+END $$;
+CREATE TRIGGER meet_bug BEFORE DELETE ON quorra.ready FOR EACH ROW EXECUTE FUNCTION public.meet_bug_of_lease();
+"""
+TAKABLE = """
+DROP TRIGGER meet_bug ON quorra.ready;
+DROP FUNCTION public.meet_bug_of_lease;
+DROP TABLE public.untakable;
 """
 
 
@@ -70,4 +86,17 @@ async def broken_statements(database_url: str) -> AsyncIterator[None]:
         yield
     finally:
         await connection.execute("ALTER TABLE quorra.outcomes RENAME COLUMN renamed TO reason")
+        await connection.close()
+
+
+@asynccontextmanager
+async def untakable(database_url: str, *job_ids: UUID | str) -> AsyncIterator[None]:
+    """Have each lease of some jobs meet a bug."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.execute(UNTAKABLE)
+        await connection.executemany("INSERT INTO public.untakable VALUES ($1)", [(str(job_id),) for job_id in job_ids])
+        yield
+    finally:
+        await connection.execute(TAKABLE)
         await connection.close()

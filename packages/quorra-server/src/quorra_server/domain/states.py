@@ -40,6 +40,7 @@ class Event(StrEnum):
     SUBMIT_NAMED = "submit_named_jobs"
     SUBMIT_LEASED = "submit_leased_jobs"
     LEASE = "lease_jobs"
+    PARK = "park_waiting"
     START = "mark_started"
     SETTLE = "settle_attempts"
     COMPLETE = "complete"
@@ -87,6 +88,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(Event.SUBMIT_LEASED, Actor.PRODUCER, _states(), _states(JobStatus.PENDING, JobStatus.LEASED)),
     # Delivery is the start on the plain path, so a lease may lead straight to `processing`.
     Transition(Event.LEASE, Actor.WORKER, WAITING, HELD),
+    Transition(Event.PARK, Actor.SERVER, _states(JobStatus.PENDING), _states(JobStatus.PENDING)),
     Transition(Event.START, Actor.WORKER, _states(JobStatus.LEASED), _states(JobStatus.PROCESSING)),
     Transition(
         Event.SETTLE,

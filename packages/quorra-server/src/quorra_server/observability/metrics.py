@@ -111,7 +111,9 @@ class Metrics:
         )
         self.stale_acks = self._counter("quorra_stale_acks_total", "Reports refused because the lease was lost")
         self.incidents = self._counter(
-            "quorra_incidents_total", "Reports refused and lease batches parked because of a bug of the server's", "at"
+            "quorra_incidents_total",
+            "Reports refused, and lease batches and waiting jobs parked, because of a bug of the server's",
+            "at",
         )
         self.failovers = self._counter("quorra_failovers_total", "Changes of the primary that this server noticed")
         self.lost_jobs = self._counter(

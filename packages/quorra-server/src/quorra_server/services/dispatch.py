@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
@@ -21,6 +22,7 @@ from quorra_server.domain.job import EPOCH, LeaseBatch, LeasedJob, NewJob
 from quorra_server.observability.logging import log_trouble
 from quorra_server.observability.metrics import Metrics
 from quorra_server.services.ending import end_tasks
+from quorra_server.services.untakable import Untakable
 from quorra_server.services.wakeups import Hint, Wakeups
 from quorra_server.storage import history, leases, queues
 from quorra_server.storage.database import Pool
@@ -189,6 +191,7 @@ class Dispatcher:
         """Listen to wake-ups; `poll_seconds` bounds how long lost ones can delay a job."""
         self._pool = pool
         self._metrics = metrics
+        self._untakable = Untakable(pool, metrics)
         self._poll_seconds = poll_seconds
         self._lanes: dict[tuple[str, frozenset[str] | None], Lane] = {}
         self._by_queue: dict[str, list[Lane]] = {}
@@ -389,19 +392,18 @@ class Dispatcher:
 
     async def _lease_batch(self, lane: Lane, stream: Stream, limit: int) -> LeaseBatch | None:
         begin = self._begin(lane)
+        take = partial(
+            leases.lease_jobs,
+            queue=lane.queue,
+            worker=stream.worker,
+            principal=stream.principal,
+            lease_ms=stream.lease_ms,
+            secret=uuid4(),
+            types=lane.type_list,
+        )
         started = time.monotonic()
         try:
-            batch = await leases.lease_jobs(
-                self._pool,
-                queue=lane.queue,
-                limit=limit,
-                worker=stream.worker,
-                principal=stream.principal,
-                lease_ms=stream.lease_ms,
-                secret=uuid4(),
-                types=lane.type_list,
-                begin=begin,
-            )
+            batch = await self._untakable.lease_jobs(take, lane.queue, lane.type_list, limit, begin)
             seconds = time.monotonic() - started
             if batch is not None:
                 await self._add_checkpoints(batch, stream)
@@ -410,6 +412,8 @@ class Dispatcher:
             log_trouble(log, "lease_failed", error, queue=lane.queue)
             await asyncio.sleep(TROUBLE_PAUSE_SECONDS)
             lane.is_plenty = False
+            # There begins a search for what a lease cannot take: the next bug ought to be one that it can find.
+            lane.cursor = HEAD
             return None
         finally:
             lane.leasing -= 1

@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +13,7 @@ from quorra_server.domain.errors import QuorraError
 from quorra_server.domain.job import LeaseBatch, LeaseId
 from quorra_server.observability.metrics import Metrics
 from quorra_server.services.settle import SettleService
+from quorra_server.services.untakable import Untakable
 from quorra_server.services.wakeups import Hint, Wakeups
 from quorra_server.storage import leases
 from quorra_server.storage.database import Pool
@@ -39,7 +41,7 @@ class LeaseService:
         self, pool: Pool, wakeups: Wakeups, metrics: Metrics, settle: SettleService, *, poll_seconds: float
     ) -> None:
         """Listen to wake-ups; `poll_seconds` bounds how long lost ones can delay a job."""
-        self._pool = pool
+        self._untakable = Untakable(pool, metrics)
         self._metrics = metrics
         self._settle = settle
         self._is_stopping = False
@@ -89,19 +91,18 @@ class LeaseService:
             await asyncio.wait(self._tasks)
 
     async def _lease_batch(self, wish: LeaseWish, queue: str, limit: int) -> LeaseBatch | None:
-        leasing = asyncio.create_task(
-            leases.lease_jobs(
-                self._pool,
-                queue=queue,
-                limit=limit,
-                worker=wish.worker,
-                principal=wish.principal,
-                lease_ms=wish.lease_ms,
-                secret=uuid4(),
-                types=list(wish.types) or None,
-                delivery_is_start=True,
-            )
+        types = list(wish.types) or None
+        take = partial(
+            leases.lease_jobs,
+            queue=queue,
+            worker=wish.worker,
+            principal=wish.principal,
+            lease_ms=wish.lease_ms,
+            secret=uuid4(),
+            types=types,
+            delivery_is_start=True,
         )
+        leasing = asyncio.create_task(self._untakable.lease_jobs(take, queue, types, limit))
         try:
             batch = await asyncio.shield(leasing)
         except asyncio.CancelledError:

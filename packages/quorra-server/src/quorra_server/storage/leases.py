@@ -1,18 +1,21 @@
 """Leases: taken, marked started, renewed, settled, expired and closed."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from itertools import starmap
 from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
 
+from quorra_server.domain.errors import QuorraError
 from quorra_server.domain.job import EndedLease, LeaseBatch, LeasedJob, LeaseId, Report
 from quorra_server.domain.states import JobStatus, OutcomeKind
-from quorra_server.storage.database import Executor, KeyTaken, Pool, array_text, column, sparse
+from quorra_server.storage.database import Executor, KeyTaken, Pool, array_text, column, sparse, translate
 from quorra_server.storage.statements import statement
 
 LEASE_JOBS = statement("lease_jobs")
+LOCK_WAITING = statement("lock_waiting")
+PARK_WAITING = statement("park_waiting")
 MARK_STARTED = statement("mark_started")
 RENEW_LEASES = statement("renew_leases")
 SETTLE_ATTEMPTS = statement("settle_attempts")
@@ -30,6 +33,9 @@ Member = tuple[int, int]
 
 OUTCOME_BY_NAME = {kind.value: kind for kind in OutcomeKind}
 STATUS_BY_NAME = {status.value: status for status in JobStatus}
+
+# `lease_jobs` for one worker and queue; takes an executor, and `limit` and `begin` by name.
+Take = Callable[..., Awaitable[LeaseBatch | None]]
 
 
 class Cursor(NamedTuple):
@@ -94,6 +100,32 @@ async def lease_jobs(
     return LeaseBatch(
         batch=first.batch, leased_at_us=first.leased_at_us, secret=secret, queue=queue, lease_ms=lease_ms, jobs=jobs
     )
+
+
+async def try_lease(transaction: Executor, take: Take, *, limit: int, begin: Cursor = HEAD) -> Exception | None:
+    """Lease jobs and undo it at once, in a transaction that goes on; return the bug that was met, or None."""
+    bug = None
+    await transaction.fetch("SAVEPOINT trial")
+    try:
+        await take(transaction, limit=limit, begin=begin)
+    except Exception as error:
+        if isinstance(translate(error), QuorraError):
+            raise
+        bug = error
+    await transaction.fetch("ROLLBACK TO SAVEPOINT trial")
+    return bug
+
+
+async def lock_waiting(
+    transaction: Executor, *, queue: str, limit: int, types: Sequence[str] | None = None
+) -> list[Cursor]:
+    """Lock the jobs that a lease would take next until the transaction ends; return their places in order."""
+    return list(starmap(Cursor, await transaction.fetch(LOCK_WAITING, queue, limit, types)))
+
+
+async def park_waiting(executor: Executor, job_ids: Sequence[UUID], parked_ms: int) -> None:
+    """Put due jobs off for so long; the rest stays as it is."""
+    await executor.fetch(PARK_WAITING, job_ids, parked_ms)
 
 
 async def mark_started(executor: Executor, principal: str, starts: Sequence[tuple[LeaseId, int]]) -> None:

@@ -7,7 +7,9 @@ WITH beat AS (
     VALUES ($1::bigint, $2::integer, statement_timestamp(), statement_timestamp())
     ON CONFLICT (system_identifier, timeline) DO UPDATE
     SET beat_at = statement_timestamp()
-    WHERE life.beat_at < statement_timestamp() - interval '900 milliseconds'
+    -- A beat that is still to come is of a clock that was put back since.
+    WHERE life.beat_at NOT BETWEEN statement_timestamp() - interval '900 milliseconds'
+        AND statement_timestamp() + interval '900 milliseconds'
     RETURNING life.began_at = life.beat_at AS is_first
 )
 SELECT
