@@ -476,7 +476,7 @@ async def _works(pool: Pool) -> bool:
 
 @pytest.mark.parametrize("kind", ["shutting down", "too many connections"])
 async def test_a_server_that_refuses_connections_keeps_the_ones_that_stand(kind: str) -> None:
-    settings = {"max_connections": "6", "superuser_reserved_connections": "0", "reserved_connections": "0"}
+    settings = {"max_connections": "6", "superuser_reserved_connections": "0"}
     with own_postgres(settings) as postgres:
         async with opened(pool_on(postgres.dsn)) as pool:
             await pool.fetch("SELECT 1")

@@ -14,11 +14,16 @@ LEASE = (
     "EXECUTE lease('default', 100, NULL, 'w', 'p', 30000, gen_random_uuid(), false, "
     "-9223372036854775808, '1970-01-01', '00000000-0000-0000-0000-000000000000')"
 )
-READS_ALL_FOR_EACH = "Join Filter: (job.id = members.job_id)"
+# As PostgreSQL 16 and later say it, and as 15 does.
+READS_ALL_FOR_EACH = ("Join Filter: (job.id = members.job_id)", "Join Filter: (members.job_id = job.id)")
 
 
 async def _plan(connection: asyncpg.Connection, execute: str) -> str:
     return "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN (COSTS OFF) {execute}"))
+
+
+def _reads_all_for_each(plan: str) -> bool:
+    return any(filter in plan for filter in READS_ALL_FOR_EACH)
 
 
 async def test_a_lease_planned_on_vacuumed_empty_tables_becomes_a_look_up_once_they_are_filled(
@@ -32,8 +37,8 @@ async def test_a_lease_planned_on_vacuumed_empty_tables_becomes_a_look_up_once_t
 
     analyzed = await statistics.analyze_outgrown(queue.pool)
 
-    assert READS_ALL_FOR_EACH in before
-    assert READS_ALL_FOR_EACH not in await _plan(connection, LEASE)
+    assert _reads_all_for_each(before)
+    assert not _reads_all_for_each(await _plan(connection, LEASE))
     # Named with their schema only where the search path needs it.
     kinds = {name.removeprefix("quorra.").partition("_")[0] for name in analyzed}
     assert kinds >= {"jobs", "ready"}

@@ -117,12 +117,11 @@ class WorkStream:
         finally:
             self._is_over = True
             self._services.dispatcher.close_stream(self.stream)
+            # Before anything is waited for: a worker that goes away meanwhile has this very task cancelled.
+            self._drop_unsent()
             for task in (reader, *others, aging):
                 task.cancel()
             await asyncio.gather(reader, *others, aging, return_exceptions=True)
-            # An ended stream is part of a cycle: what nobody reads would stay until the collector looks at all objects.
-            while not self._unsent.empty():
-                self._unsent.get_nowait()
             await self._services.starts.flush()
 
     async def _age(self) -> None:
@@ -140,7 +139,15 @@ class WorkStream:
         """Wait until everything that was said is written."""
         await self._unsent.join()
 
+    def _drop_unsent(self) -> None:
+        """Forget what nobody reads: an ended stream is part of a cycle, and stays until the collector comes by."""
+        while not self._unsent.empty():
+            self._unsent.get_nowait()
+            self._unsent.task_done()
+
     def _send(self, message: pb.ServerMessage) -> None:
+        if self._is_over:
+            return
         try:
             self._unsent.put_nowait(message)
         except asyncio.QueueFull:
