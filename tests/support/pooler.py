@@ -5,6 +5,8 @@ import os
 import shlex
 import subprocess
 import tempfile
+import threading
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -46,7 +48,36 @@ def _pooler(host: str, port: int, user: str, password: str) -> int:
         folder.chmod(0o755)
         configuration.chmod(0o644)
         command[-1:] = ["-u", "nobody", str(configuration)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=(folder / "log").open("wb"))
-    atexit.register(process.kill)
+    supervisor = _Supervisor(command, folder / "log")
+    atexit.register(supervisor.stop)
     wait_until_listening(own_port)
     return own_port
+
+
+class _Supervisor:
+    """Keeps a process running, as an installation does: a cancel request may end PgBouncer 1.18.
+
+    See https://github.com/pgbouncer/pgbouncer/issues/801, which 1.20 has mended.
+    """
+
+    def __init__(self, command: Sequence[str], log: Path) -> None:
+        """Start the process."""
+        self._command, self._log = command, log
+        self._is_over = False
+        self._process = self._start()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def stop(self) -> None:
+        """End the process for good."""
+        self._is_over = True
+        self._process.kill()
+
+    def _watch(self) -> None:
+        while not self._is_over:
+            self._process.wait()
+            if not self._is_over:
+                self._process = self._start()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        with self._log.open("ab") as log:
+            return subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=log)
