@@ -11,6 +11,7 @@ from quorra_proto.v1 import quorra_pb2 as pb
 from quorra_proto.v1.quorra_pb2_grpc import JobServiceStub, WorkerServiceStub
 
 from tests.support.processes import RunningServer
+from tests.support.waiting import eventually_sync
 
 NOBODY = "019ab3f0-7c1e-7000-8000-00000000ffff"
 SOON = Timestamp(seconds=2_000_000_000)
@@ -167,9 +168,12 @@ def test_dead_jobs_are_replayed_with_another_payload_and_purged(jobs: Stub, work
 def test_live_workers_are_listed(jobs: Stub, workers: Stub, queue_name: str) -> None:
     list(workers.LeaseJobs(pb.LeaseRequest(worker_id=queue_name, queue=queue_name)))
 
-    listed = {worker.worker_id: worker for worker in jobs.ListWorkers(pb.ListWorkersRequest()).workers}
+    def look() -> Any:
+        listed = jobs.ListWorkers(pb.ListWorkersRequest()).workers
+        return next((worker for worker in listed if worker.worker_id == queue_name), None)
 
-    assert [queue_name] == list(listed[queue_name].queues)
+    # Its sign of life is written down beside its request.
+    assert [queue_name] == list(eventually_sync(look, "it is listed").queues)
 
 
 @pytest.mark.parametrize(

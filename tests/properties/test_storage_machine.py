@@ -1,6 +1,10 @@
-"""A model of the queue - a dictionary and a clock - and the storage side by side, driven at random."""
+"""A model of the queue - a dictionary and a clock - and the storage side by side, driven at random.
+
+The model counts minutes: the seconds that the test itself takes, however busy the machine is, decide nothing.
+"""
 
 import asyncio
+import json
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -10,11 +14,17 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
 from quorra_server.domain.job import LeaseBatch, LeaseId
+from quorra_server.domain.retry import Backoff
 from quorra_server.domain.states import JobStatus, OutcomeKind
 from quorra_server.storage import jobs, leases, queues
 
-from tests.support.queue_spec import LEASE_SECONDS, TIMEOUT_GRACE_SECONDS, QueueSpec
+from tests.support.queue_spec import TIMEOUT_GRACE_SECONDS, QueueSpec
 
+MINUTE = 60
+LEASE_MINUTES = 30
+LEASE_MS = LEASE_MINUTES * MINUTE * 1000
+BACKOFF = Backoff(base_seconds=2 * MINUTE)
+BACKOFF_IN_SQL = json.dumps({"base_seconds": BACKOFF.base_seconds})
 TABLES = (
     "quorra.jobs, quorra.ready, quorra.leases, quorra.outcomes, quorra.keys, quorra.count_deltas, quorra.queue_counts"
 )
@@ -22,7 +32,7 @@ TABLES = (
 
 @dataclass
 class ModelJob:
-    """What should be true of one job; times are seconds of the model's clock."""
+    """What should be true of one job; times are minutes of the model's clock."""
 
     max_retries: int
     due: float
@@ -85,22 +95,24 @@ class StorageMachine(RuleBasedStateMachine):
         timeout=st.sampled_from([0, 0, 10]),
     )
     def submit(self, count: int, max_retries: int, delay: int, timeout: int) -> None:
-        ids = self.call(
-            self.queue.submit(count, max_retries=max_retries, delay_ms=delay * 1000, timeout_ms=timeout * 1000)
-        )
+        delay_ms = delay * MINUTE * 1000
+        ids = self.call(self.queue.submit(count, delay_ms=delay_ms, **_fields(max_retries, timeout)))
         for job_id in ids:
             self.model.jobs[job_id] = ModelJob(max_retries, due=self.model.now + delay, timeout=timeout)
 
     @rule(max_retries=st.integers(0, 2), delay=st.sampled_from([0, 0, 20]))
     def enqueue(self, max_retries: int, delay: int) -> None:
-        job_id = self.call(self.queue.enqueue(max_retries=max_retries, delay_seconds=float(delay)))
+        delay_seconds = float(delay * MINUTE)
+        job_id = self.call(
+            self.queue.enqueue(max_retries=max_retries, delay_seconds=delay_seconds, backoff=BACKOFF_IN_SQL)
+        )
         self.model.jobs[job_id] = ModelJob(max_retries, due=self.model.now + delay)
 
     @rule(target=leased, count=st.integers(1, 4), max_retries=st.integers(0, 2), timeout=st.sampled_from([0, 0, 10]))
     def hand_over(self, count: int, max_retries: int, timeout: int) -> Any:
         """New jobs are leased at once, unless others are due."""
         line_is_empty = not any(self._is_due(job) for job in self.model.jobs.values())
-        ids, batch = self.call(self.queue.hand_over(count, max_retries=max_retries, timeout_ms=timeout * 1000))
+        ids, batch = self.call(self.queue.hand_over(count, lease_ms=LEASE_MS, **_fields(max_retries, timeout)))
         assert (batch is not None) == line_is_empty
         for job_id in ids:
             self.model.jobs[job_id] = ModelJob(max_retries, due=self.model.now, timeout=timeout)
@@ -108,7 +120,7 @@ class StorageMachine(RuleBasedStateMachine):
 
     @rule(target=leased, limit=st.integers(1, 5))
     def lease(self, limit: int) -> Any:
-        batch = self.call(self.queue.lease(limit))
+        batch = self.call(self.queue.lease(limit, lease_ms=LEASE_MS))
         due = {key for key, job in self.model.jobs.items() if self._is_due(job)}
         taken = batch.lease_ids() if batch else []
         assert len(taken) == min(limit, len(due))
@@ -121,7 +133,7 @@ class StorageMachine(RuleBasedStateMachine):
         for lease in taken:
             job = self.model.jobs[lease.job_id]
             job.lease, job.status, job.deliveries = lease, JobStatus.LEASED, job.deliveries + 1
-            job.batch_expires = self.model.now + LEASE_SECONDS
+            job.batch_expires = self.model.now + LEASE_MINUTES
         return multiple(*taken)
 
     def _is_due(self, job: ModelJob) -> bool:
@@ -185,23 +197,23 @@ class StorageMachine(RuleBasedStateMachine):
         if job.attempts > job.max_retries:
             job.end(JobStatus.DEAD)
         else:
-            job.wait(self.model.now + min(2.0**job.attempts, 3600.0), JobStatus.FAILED)
+            job.wait(self.model.now + min(2.0**job.attempts, 60.0), JobStatus.FAILED)
 
     @rule(lease=leased)
     def renew(self, lease: LeaseId) -> None:
-        renewed = self.call(self.queue.renew(lease))
+        renewed = self.call(self.queue.renew(lease, LEASE_MINUTES * MINUTE))
         members = [job for job in self.model.jobs.values() if job.lease and job.lease.batch == lease.batch]
         if members and members[0].batch_expires > self.model.now:
             assert renewed
         if renewed:
             for job in members:
-                job.batch_expires = self.model.now + LEASE_SECONDS
+                job.batch_expires = self.model.now + LEASE_MINUTES
 
-    @rule(seconds=st.sampled_from([1, 5, 31, 100]))
-    def pass_time(self, seconds: int) -> None:
+    @rule(minutes=st.sampled_from([1, 5, 31, 100]))
+    def pass_time(self, minutes: int) -> None:
         # A little more in the database than in the model: the statements themselves take time.
-        self.call(self.queue.pass_time(seconds))
-        self.model.now += seconds
+        self.call(self.queue.pass_time(minutes * MINUTE))
+        self.model.now += minutes
 
     @rule()
     def expire(self) -> None:
@@ -233,7 +245,7 @@ class StorageMachine(RuleBasedStateMachine):
 
     def _is_past_its_timeout(self, job: ModelJob) -> bool:
         is_timed = job.lease is not None and job.started and job.timeout > 0
-        return is_timed and job.started_at + job.timeout + TIMEOUT_GRACE_SECONDS <= self.model.now
+        return is_timed and job.started_at + job.timeout <= self.model.now
 
     @rule(pick=st.randoms(use_true_random=False))
     def cancel(self, pick: Any) -> None:
@@ -293,6 +305,12 @@ class StorageMachine(RuleBasedStateMachine):
             status = self.model.status_of(job)
             wanted[status] = wanted.get(status, 0) + 1
         assert self.call(self.queue.counts()) == wanted
+
+
+def _fields(max_retries: int, timeout: int) -> dict[str, Any]:
+    """Return fields of new jobs whose runs are ended after so many minutes, the grace included; 0 is never."""
+    timeout_ms = (timeout * MINUTE - TIMEOUT_GRACE_SECONDS) * 1000 if timeout else 0
+    return {"max_retries": max_retries, "backoff": BACKOFF, "timeout_ms": timeout_ms}
 
 
 @pytest.mark.slow

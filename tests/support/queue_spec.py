@@ -48,15 +48,17 @@ class QueueSpec:
     async def submit_one(self, **fields: Any) -> UUID:
         return (await self.submit(1, **fields))[0]
 
-    async def hand_over(self, count: int = 1, **fields: Any) -> tuple[list[UUID], LeaseBatch | None]:
+    async def hand_over(
+        self, count: int = 1, *, lease_ms: int = LEASE_SECONDS * 1000, **fields: Any
+    ) -> tuple[list[UUID], LeaseBatch | None]:
         """Submit jobs to a worker that waits for them."""
         fields = {"type": "task", "payload": "{}", **fields}
         new = [NewJob(id=new_job_id(), **fields) for _ in range(count)]
-        return [job.id for job in new], await self.hand_over_jobs(new)
+        return [job.id for job in new], await self.hand_over_jobs(new, lease_ms)
 
-    async def hand_over_jobs(self, new: Sequence[NewJob]) -> LeaseBatch | None:
+    async def hand_over_jobs(self, new: Sequence[NewJob], lease_ms: int = LEASE_SECONDS * 1000) -> LeaseBatch | None:
         _, batch = await handover.submit_leased_jobs(
-            self.pool, new, worker="worker-1", principal=PRINCIPAL, lease_ms=LEASE_SECONDS * 1000, secret=uuid4()
+            self.pool, new, worker="worker-1", principal=PRINCIPAL, lease_ms=lease_ms, secret=uuid4()
         )
         return batch
 

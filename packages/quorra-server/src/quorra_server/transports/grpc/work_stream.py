@@ -7,7 +7,6 @@ break it. A stream that breaks does not free its leases: the worker may be alive
 import asyncio
 import contextlib
 import random
-import time
 from collections import defaultdict
 from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass
@@ -74,8 +73,10 @@ class WorkStream:
         self._unsent: asyncio.Queue[pb.ServerMessage] = asyncio.Queue(UNSENT_MESSAGES_MAX)
         # Set when the worker does not read, or says nothing: there is nobody to talk to.
         self._is_deaf = asyncio.Event()
-        self._heard_at = time.monotonic()
         self._pings = 0
+        # Pings that were sent since the worker was last heard, not seconds: of a server that was frozen itself, nobody
+        # could be heard.
+        self._missed_pings = 0
         self._reads = True
         self._queue_of_batch: dict[int, str] = {}
         self._unsettled: dict[int, int] = {}
@@ -163,16 +164,17 @@ class WorkStream:
 
     def ping(self) -> None:
         """Ask the worker for a sign of life; end the stream if it has missed the last ones. Called once an interval."""
-        if self._reads and time.monotonic() - self._heard_at >= PINGS_MISSED_MAX * self._terms.ping_seconds:
+        if self._reads and self._missed_pings >= PINGS_MISSED_MAX:
             log.info("worker_stream_silent", worker=self._terms.worker)
             self._is_deaf.set()
             return
         self._pings += 1
+        self._missed_pings += 1
         self._send(pb.ServerMessage(ping=pb.Ping(nonce=self._pings)))
 
     async def _read(self) -> None:
         while isinstance(message := await self._context.read(), pb.WorkerMessage):  # else it is the end
-            self._heard_at = time.monotonic()
+            self._missed_pings = 0
             kind = message.WhichOneof("message")
             if kind == "reports":
                 self._take_reports(message.reports)
@@ -189,7 +191,7 @@ class WorkStream:
         """Read no further while very much waits to be settled; the worker is not silent meanwhile."""
         while len(self._tasks) > REPORTS_UNDER_WAY_MAX:
             await asyncio.wait(self._tasks, timeout=self._terms.ping_seconds, return_when=asyncio.FIRST_COMPLETED)
-            self._heard_at = time.monotonic()
+            self._missed_pings = 0
 
     def _deliver(self, batch: LeaseBatch) -> None:
         if not self.stream.is_open:
