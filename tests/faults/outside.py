@@ -17,8 +17,8 @@ import httpx
 from rich.console import Console
 
 from tests.faults.kinds import KINDS
-from tests.faults.kinds.clocks import faketime
 from tests.faults.stage import Stage
+from tests.support.faketime import faketime
 
 if TYPE_CHECKING:
     from tests.faults.run import Options

@@ -18,8 +18,8 @@ from quorra_proto.v1 import quorra_pb2 as pb
 from quorra_proto.v1.quorra_pb2_grpc import WorkerServiceStub
 from quorra_server.storage.migrate import migrate
 
-from tests.faults.kinds.clocks import faketime
 from tests.support.conversation import Conversation
+from tests.support.faketime import faketime
 from tests.support.processes import RunningServer, start_server, start_worker
 from tests.support.rest import Rest
 from tests.support.stepped_postgres import SteppedPostgres, stepped_postgres

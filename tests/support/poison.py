@@ -66,37 +66,35 @@ async def poisoned(
     database_url: str, *job_ids: UUID | str, kind: str | None = None, times: int | None = None
 ) -> AsyncIterator[Poison]:
     """Have each outcome of some jobs meet a bug; of one kind, or as often as that, if it is said."""
-    connection = await asyncpg.connect(database_url)
-    try:
-        await connection.execute(POISON)
+    async with _altered(database_url, POISON, CURE) as connection:
         rows = [(str(job_id), kind, times) for job_id in job_ids]
         await connection.executemany("INSERT INTO public.poisonous VALUES ($1, $2, $3)", rows)
         yield Poison(connection)
-    finally:
-        await connection.execute(CURE)
-        await connection.close()
 
 
 @asynccontextmanager
 async def broken_statements(database_url: str) -> AsyncIterator[None]:
     """Have every statement that ends leases meet a bug, whatever the job: a column is missing."""
-    connection = await asyncpg.connect(database_url)
-    try:
-        await connection.execute("ALTER TABLE quorra.outcomes RENAME COLUMN reason TO renamed")
+    rename = "ALTER TABLE quorra.outcomes RENAME COLUMN {} TO {}"
+    async with _altered(database_url, rename.format("reason", "renamed"), rename.format("renamed", "reason")):
         yield
-    finally:
-        await connection.execute("ALTER TABLE quorra.outcomes RENAME COLUMN renamed TO reason")
-        await connection.close()
 
 
 @asynccontextmanager
 async def untakable(database_url: str, *job_ids: UUID | str) -> AsyncIterator[None]:
     """Have each lease of some jobs meet a bug."""
-    connection = await asyncpg.connect(database_url)
-    try:
-        await connection.execute(UNTAKABLE)
+    async with _altered(database_url, UNTAKABLE, TAKABLE) as connection:
         await connection.executemany("INSERT INTO public.untakable VALUES ($1)", [(str(job_id),) for job_id in job_ids])
         yield
+
+
+@asynccontextmanager
+async def _altered(database_url: str, alter: str, restore: str) -> AsyncIterator[asyncpg.Connection]:
+    """Alter the schema for a while; yields a connection."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.execute(alter)
+        yield connection
     finally:
-        await connection.execute(TAKABLE)
+        await connection.execute(restore)
         await connection.close()

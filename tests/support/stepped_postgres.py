@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+from tests.support.faketime import under_faketime
 from tests.support.services import FAST_SETTINGS, own_postgres
 
 
@@ -28,14 +29,7 @@ class SteppedPostgres:
 @contextlib.contextmanager
 def stepped_postgres(library: str, folder: Path) -> Iterator[SteppedPostgres]:
     """Run an embedded PostgreSQL under libfaketime; its clock is right at first."""
-    environment = {
-        "LD_PRELOAD": library,
-        "FAKETIME_TIMESTAMP_FILE": str(folder / "clock"),
-        "FAKETIME_NO_CACHE": "1",
-        # What waits so and so long goes by this clock, which nobody steps.
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "DONT_FAKE_MONOTONIC": "1",
-    }
+    environment = under_faketime(library, FAKETIME_TIMESTAMP_FILE=str(folder / "clock"), FAKETIME_NO_CACHE="1")
     (folder / "clock").write_text("+0\n")
     with contextlib.ExitStack() as stack:
         # PostgreSQL inherits the environment that it is started in; nobody else is started meanwhile.

@@ -4,9 +4,9 @@ A kind's name begins with what it hurts; two faults of one name's beginning neve
 """
 
 from tests.faults.kinds import clients, clocks, hints, network, postgres, servers, workers
-from tests.faults.kinds.clocks import faketime
 from tests.faults.kinds.registry import KINDS, Kind
 from tests.faults.stage import Stage
+from tests.support.faketime import faketime
 
 __all__ = ["KINDS", "Kind", "unavailable", "clients", "clocks", "hints", "network", "postgres", "servers", "workers"]
 

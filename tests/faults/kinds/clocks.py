@@ -3,14 +3,13 @@
 import asyncio
 import random
 import re
-import shutil
 import signal
 import time
-from pathlib import Path
 
 from tests.faults.kinds.processes import end
 from tests.faults.kinds.registry import kind
 from tests.faults.stage import Slot, Stage
+from tests.support.faketime import faketime, under_faketime
 
 
 @kind("server.clock", holds_up=True)
@@ -25,21 +24,11 @@ async def move_clock_of_worker(stage: Stage, dice: random.Random) -> int:
     return await _with_wrong_clock(stage, dice.choice(stage.workers), dice)
 
 
-def faketime() -> str | None:
-    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-    return str(found[0]) if found and shutil.which("faketime") else None
-
-
 async def _with_wrong_clock(stage: Stage, slot: Slot, dice: random.Random) -> int:
     """Start a process again under another clock, let it work, and end it."""
     library = faketime()
     assert library is not None
-    slot.extra = {
-        "LD_PRELOAD": library,
-        "FAKETIME": dice.choice(("-3h", "+3h", "-2d")),
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "DONT_FAKE_MONOTONIC": "1",
-    }
+    slot.extra = under_faketime(library, FAKETIME=dice.choice(("-3h", "+3h", "-2d")))
     before = slot.log_path.stat().st_size if slot.log_path.exists() else 0
     try:
         await end(stage, slot, signal.SIGKILL)
