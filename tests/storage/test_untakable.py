@@ -36,12 +36,10 @@ class Leasing:
         """Lease jobs and return their ids; a bug is raised."""
         take = partial(
             leases.lease_jobs,
-            queue="default",
             worker="w",
             principal=PRINCIPAL,
             lease_ms=LEASE_SECONDS * 1000,
             secret=uuid4(),
-            types=types,
         )
         batch = await self.service.lease_jobs(take, "default", types, limit)
         return _ids(batch)

@@ -394,12 +394,10 @@ class Dispatcher:
         begin = self._begin(lane)
         take = partial(
             leases.lease_jobs,
-            queue=lane.queue,
             worker=stream.worker,
             principal=stream.principal,
             lease_ms=stream.lease_ms,
             secret=uuid4(),
-            types=lane.type_list,
         )
         started = time.monotonic()
         try:

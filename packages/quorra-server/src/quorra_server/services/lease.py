@@ -91,18 +91,15 @@ class LeaseService:
             await asyncio.wait(self._tasks)
 
     async def _lease_batch(self, wish: LeaseWish, queue: str, limit: int) -> LeaseBatch | None:
-        types = list(wish.types) or None
         take = partial(
             leases.lease_jobs,
-            queue=queue,
             worker=wish.worker,
             principal=wish.principal,
             lease_ms=wish.lease_ms,
             secret=uuid4(),
-            types=types,
             delivery_is_start=True,
         )
-        leasing = asyncio.create_task(self._untakable.lease_jobs(take, queue, types, limit))
+        leasing = asyncio.create_task(self._untakable.lease_jobs(take, queue, list(wish.types) or None, limit))
         try:
             batch = await asyncio.shield(leasing)
         except asyncio.CancelledError:

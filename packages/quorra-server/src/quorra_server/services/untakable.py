@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
@@ -50,8 +51,9 @@ class Untakable:
         """Lease at most `limit` jobs; a bug is the caller's as ever, but the third one parks what it comes of first.
 
         Args:
-            take: Leases from this queue, and only these types.
+            take: Leases for one worker, from the queue and of the types that it is told.
         """
+        take = partial(take, queue=queue, types=types)
         try:
             return await take(self._pool, limit=limit, begin=begin)
         except QuorraError:

@@ -34,7 +34,7 @@ Member = tuple[int, int]
 OUTCOME_BY_NAME = {kind.value: kind for kind in OutcomeKind}
 STATUS_BY_NAME = {status.value: status for status in JobStatus}
 
-# `lease_jobs` for one worker and queue; takes an executor, and `limit` and `begin` by name.
+# `lease_jobs` for one worker: takes an executor, and the rest by name.
 Take = Callable[..., Awaitable[LeaseBatch | None]]
 
 
