@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from itertools import starmap
+from itertools import chain, starmap
 from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
@@ -184,19 +184,20 @@ async def settle_attempts(executor: Executor, principal: str, reports: Sequence[
 
 
 async def _settle(executor: Executor, principal: str, reports: Sequence[Report]) -> list[EndedMembers]:
-    batches, ordinals, job_hexes, secrets = zip(*[report.lease for report in reports], strict=True)
-    keys = [(batch, secret.int) for batch, secret in zip(batches, secrets, strict=True)]
-    place_of = {key: place for place, key in enumerate(dict.fromkeys(keys), start=1)}
+    by_batch: dict[tuple[int, int], list[Report]] = {}
+    for report in reports:
+        by_batch.setdefault((report.lease.batch, report.lease.secret.int), []).append(report)
+    reports = list(chain.from_iterable(by_batch.values()))
     kinds = [report.kind for report in reports]
     non_retryables = [report.non_retryable for report in reports]
     rows = await executor.fetch(
         SETTLE_ATTEMPTS,
-        [batch for batch, _ in place_of],
-        [UUID(int=secret) for _, secret in place_of],
+        [batch for batch, _ in by_batch],
+        [UUID(int=secret) for _, secret in by_batch],
+        list(map(len, by_batch.values())),
         principal,
-        array_text(map(place_of.__getitem__, keys)),
-        array_text(ordinals),
-        array_text(job_hexes),
+        array_text([report.lease.ordinal for report in reports]),
+        array_text([report.lease.job_hex for report in reports]),
         None if kinds.count(OutcomeKind.SUCCEEDED) == len(kinds) else kinds,
         array_text([report.run_ms for report in reports]),
         sparse([report.result for report in reports]),

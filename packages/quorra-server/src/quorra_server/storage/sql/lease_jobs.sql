@@ -52,8 +52,8 @@ picked AS MATERIALIZED (
 ),
 taken AS MATERIALIZED (
     DELETE FROM quorra.ready
-    USING picked
-    WHERE ready.ctid = picked.place
+    -- All places in one scan: a scan for each would ask for the length of the table each time.
+    WHERE ready.ctid = ANY (ARRAY(SELECT picked.place FROM picked))
     RETURNING
         ready.rank, ready.run_at, ready.job_id, ready.attempts, ready.deliveries, ready.silent,
         ready.generation, ready.max_retries, ready.keyed, ready.timed

@@ -3,17 +3,17 @@
 -- FOR KEY SHARE lets heartbeats and other settles of the batch pass, and holds off expiry.
 -- A job whose row is gone has no back-off: its lease ends all the same, and nothing is put back.
 -- transition: leased, processing -> succeeded, dead, cancelled, failed, pending
--- $1 batches bigint[]  $2 secrets uuid[]   each pair once
--- $3 principal text
--- $4 place text (int[]: which of $1)  $5 ordinal text (int[])  $6 job text (uuid[])  $7 kind text[] (null: all succeeded)
+-- $1 batches bigint[]  $2 secrets uuid[]  $3 counts int[]   each pair once, and how many of the reports are of it
+-- $4 principal text
+-- $5 ordinal text (int[])  $6 job text (uuid[])  $7 kind text[] (null: all succeeded)
 -- $8 run_ms text (int[]; null: never started)  $9 result text[]  $10 error text[]  $11 error_kind text[]
 -- $12 delay_ms bigint[] (null: back-off)  $13 non_retryable bool[]
---                                          one per report; an array of nulls may be null itself
+--                                 one per report, in the order of $1; an array of nulls may be null itself
 -- Long arrays travel as the text of an array: the driver would look at each element several times.
 WITH held AS MATERIALIZED (
     -- Appending nothing reads a stored array into memory once, so that picking an element costs the same at any length.
     SELECT
-        named.place, lease.batch, lease.leased_at, lease.expires_at, lease.keyed, lease.queue, lease.worker,
+        named.first, named.last, lease.batch, lease.leased_at, lease.expires_at, lease.keyed, lease.queue, lease.worker,
         lease.job_ids || '{}' AS job_ids,
         lease.attempts || '{}' AS attempts,
         lease.deliveries || '{}' AS deliveries,
@@ -21,8 +21,11 @@ WITH held AS MATERIALIZED (
         lease.max_retries || '{}' AS max_retries,
         lease.starts_ms || '{}' AS starts_ms
     FROM (
-        SELECT batch, secret, place
-        FROM unnest($1::bigint[], $2::uuid[]) WITH ORDINALITY AS pair (batch, secret, place)
+        SELECT batch, secret, (last - count + 1)::integer AS first, last::integer AS last
+        FROM (
+            SELECT batch, secret, count, sum(count) OVER (ORDER BY place) AS last
+            FROM unnest($1::bigint[], $2::uuid[], $3::integer[]) WITH ORDINALITY AS pair (batch, secret, count, place)
+        ) AS counted
         ORDER BY batch
     ) AS named
     -- Each looked up by itself: as a join in order of the batch, PostgreSQL would walk over all leases there are.
@@ -31,7 +34,7 @@ WITH held AS MATERIALIZED (
             batch, leased_at, expires_at, keyed, queue, worker,
             job_ids, attempts, deliveries, generations, max_retries, starts_ms
         FROM quorra.leases
-        WHERE leases.batch = named.batch AND leases.secret = named.secret AND leases.principal = $3::text
+        WHERE leases.batch = named.batch AND leases.secret = named.secret AND leases.principal = $4::text
         FOR KEY SHARE
     ) AS lease
 ),
@@ -53,13 +56,14 @@ reported AS NOT MATERIALIZED (
         held.generations[report.ordinal] AS generation,
         held.max_retries[report.ordinal] AS max_retries,
         report.result, report.error, report.error_kind, report.delay_ms, coalesce(report.non_retryable, false) AS non_retryable
-    FROM unnest(
-        $4::text::integer[], $5::text::integer[], $6::text::uuid[], $7::text[], $8::text::bigint[],
-        $9::text[], $10::text[], $11::text[], $12::bigint[], $13::boolean[]
-    ) AS report (
-        place, ordinal, job_id, kind, run_ms, result, error, error_kind, delay_ms, non_retryable
-    )
-    JOIN held ON held.place = report.place AND held.job_ids[report.ordinal] = report.job_id
+    FROM held
+    -- The reports of a lease are a slice of all: joined by a number, each of them would have the lease's arrays copied.
+    CROSS JOIN LATERAL unnest(
+        (SELECT $5::text::integer[])[first:last], (SELECT $6::text::uuid[])[first:last], ($7::text[])[first:last],
+        (SELECT $8::text::bigint[])[first:last], ($9::text[])[first:last], ($10::text[])[first:last],
+        ($11::text[])[first:last], ($12::bigint[])[first:last], ($13::boolean[])[first:last]
+    ) AS report (ordinal, job_id, kind, run_ms, result, error, error_kind, delay_ms, non_retryable)
+    WHERE held.job_ids[report.ordinal] = report.job_id
 ),
 ended AS (
     INSERT INTO quorra.outcomes (
