@@ -78,6 +78,14 @@ class Stage(contextlib.AbstractContextManager["Stage"]):
         for _ in range(servers):
             self._start_server()
 
+    def begin_bare(self) -> None:
+        """Stop everything, and begin with an empty database and a bare server in place of Quorra."""
+        self._stop_all()
+        self.database_url = database.make_fresh(self._cluster.admin_dsn)
+        http, grpc = f"127.0.0.1:{_free_port()}", f"127.0.0.1:{_free_port()}"
+        command = ["python", "-m", "benchmarks.bare_server", http, grpc, self.database_url]
+        self._add_server(http, grpc, self._start(command, {}))
+
     def _stop_all(self) -> None:
         self.stop_workers()
         _stop([server.process for server in self.servers])
@@ -97,10 +105,13 @@ class Stage(contextlib.AbstractContextManager["Stage"]):
             # All of them come from one address.
             "QUORRA_HTTP_CONNECTIONS_PER_ADDRESS_MAX": "0",
         }
-        server = Server(f"http://{http}", grpc, self._start(["quorra-server"], environment))
+        self._add_server(http, grpc, self._start(["quorra-server"], environment))
+
+    def _add_server(self, http: str, grpc: str, process: psutil.Popen) -> None:
+        server = Server(f"http://{http}", grpc, process)
         self.servers.append(server)
-        self._started("server", server.process.pid)
-        self._wait_until(lambda: self._is_ready(server), "quorra-server")
+        self._started("server", process.pid)
+        self._wait_until(lambda: self._is_ready(server), Path(process.args[0]).name)
 
     def start_worker(self, **environment: str) -> psutil.Popen:
         """Start one more worker, on the next server in turn."""

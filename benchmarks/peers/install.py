@@ -4,6 +4,7 @@ import json
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,8 @@ def install(peer: Contestant) -> Program:
         for adapter in ("driver.mjs", f"{peer.name}.mjs"):
             shutil.copyfile(ADAPTERS / adapter, home / adapter)
         return Program((str(node), str(home / f"{peer.name}.mjs")))
-    _once(home, (peer.python, *peer.packages), lambda: _venv(home, peer))
+    python = _python(peer.python)
+    _once(home, (python, *peer.packages), lambda: _venv(home, python, peer))
     return Program((str(home / "bin" / "python"), "-m", f"benchmarks.peers.adapters.{peer.name}"))
 
 
@@ -59,8 +61,8 @@ def _once(home: Path, wanted: tuple[str, ...], make: Callable[[], None]) -> None
     marker.write_text(json.dumps(wanted))
 
 
-def _venv(home: Path, peer: Contestant) -> None:
-    _run([uv.find_uv_bin(), "venv", "--quiet", "--allow-existing", "--python", _python(peer.python), home], home)
+def _venv(home: Path, python: str, peer: Contestant) -> None:
+    _run([uv.find_uv_bin(), "venv", "--quiet", "--allow-existing", "--python", python, home], home)
     _run([uv.find_uv_bin(), "pip", "install", "--quiet", "--python", home / "bin" / "python", *peer.packages], home)
 
 
@@ -73,8 +75,10 @@ def _npm(home: Path, packages: tuple[str, ...]) -> None:
 
 
 def _python(wanted: str) -> str:
-    """Return a Python of at least this version: of the path, or of pyenv."""
+    """Return a Python of at least this version: the one that runs Quorra if it will do, else one of the path."""
     minor = int(wanted.partition(".")[2])
+    if sys.version_info >= (3, minor):
+        return str(Path(sys.executable).resolve())
     names = [f"python3.{number}" for number in range(minor, minor + 4)]
     pyenv = [str(place) for name in names for place in Path.home().glob(f".pyenv/versions/*/bin/{name}")]
     for place in [*(shutil.which(name) or "" for name in names), *pyenv]:

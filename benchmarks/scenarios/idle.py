@@ -11,7 +11,7 @@ SETTLE_SECONDS = 2.0
 
 
 def run(stage: Stage, short: bool) -> Iterator[Figure]:
-    """Measure the server's memory and CPU, and how soon one of the workers has a job."""
+    """Measure the server's memory and CPU, how soon one of the workers has a job, and what the pings alone take."""
     workers, probes, seconds = (50, 5, 1.0) if short else (1_000, 100, 20.0)
     stage.begin()
     server = stage.servers[0].process
@@ -21,16 +21,26 @@ def run(stage: Stage, short: bool) -> Iterator[Figure]:
     with stage.generating("idle_workers", workers=workers, probes=probes) as generator:
         generator.reply()
         stage.say(f"watching {workers:,} idle workers for {seconds:g} s")
-        time.sleep(SETTLE_SECONDS)
-        before = stage.cpu_seconds()
-        time.sleep(seconds)
-        used = {role: now - before[role] for role, now in stage.cpu_seconds().items()}
+        used = _watch(stage, seconds)
         yield Figure(f"server memory, {workers:,} workers", server.memory_info().rss / 1e6, "MB")
         for role in ("server", "PostgreSQL"):
-            yield Figure(f"CPU of {role}, {workers:,} workers", used[role] / seconds * 100, "% of a CPU")
+            yield Figure(f"CPU of {role}, {workers:,} workers", used[role], "% of a CPU")
         generator.go_on()
         waits_ms = sorted(generator.reply()["waits_ms"])
     yield from percentiles(f"submit to received, {workers:,} workers", waits_ms, 50, 99)
+    stage.begin_bare()
+    stage.say("watching a server that only pings")
+    with stage.generating("idle_workers", workers=workers, probes=0) as generator:
+        generator.reply()
+        yield Figure(f"the floor: CPU of pings to {workers:,} workers", _watch(stage, seconds)["server"], "% of a CPU")
+
+
+def _watch(stage: Stage, seconds: float) -> dict[str, float]:
+    """Return how much of a CPU each role uses."""
+    time.sleep(SETTLE_SECONDS)
+    before = stage.cpu_seconds()
+    time.sleep(seconds)
+    return {role: (now - before[role]) / seconds * 100 for role, now in stage.cpu_seconds().items()}
 
 
 SCENARIO = Scenario("idle", "What idle workers cost the server", run)
