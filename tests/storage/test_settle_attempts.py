@@ -195,6 +195,26 @@ async def test_a_lease_id_of_another_job_settles_nothing(queue: QueueSpec) -> No
     assert not await queue.succeed(first._replace(job_hex=second.job_hex))
 
 
+async def test_reports_of_several_leases_in_any_order_each_settle_their_own_job(queue: QueueSpec) -> None:
+    await queue.submit(12)
+    batches = [await queue.lease(4) for _ in range(3)]
+    leased = [batch.lease_ids() for batch in batches if batch is not None]
+    in_turn = [lease for lot in zip(*leased, strict=True) for lease in lot]
+    reports = [
+        Report(lease, OutcomeKind.FAILED, 1, error=lease.job_hex, non_retryable=True)
+        if number % 2
+        else Report(lease, OutcomeKind.SUCCEEDED, 1, result=f'"{lease.job_hex}"')
+        for number, lease in enumerate(in_turn)
+    ]
+
+    accepted = await queue.settle_all(reports)
+
+    assert accepted == len(reports) == 12
+    for report in reports:
+        job = await queue.job(report.lease.job_id)
+        assert (job.result, job.last_error) == (report.result, report.error)
+
+
 @pytest.mark.parametrize("kind", [OutcomeKind.RELEASED, OutcomeKind.SNOOZED])
 async def test_a_release_or_snooze_gives_the_attempt_back(queue: QueueSpec, kind: OutcomeKind) -> None:
     job_id = await queue.submit_one()
