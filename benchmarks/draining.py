@@ -32,13 +32,12 @@ def fill(stage: Stage, count: int, *, queues: int = 1, size_bytes: int = 200, de
 def drain(stage: Stage, what: str, count: int, *, workers: int = 1, queues: int = 1, at: float | None = None) -> Figure:
     """Let workers finish so many of the jobs that wait, and measure how fast.
 
-    The clock runs from the last look at which none had ended to when all have: starting Python is not what is measured.
-    Ended means that the outcome is durable.
+    The clock runs from the last look at which none had ended to when all have: starting Python is not what is measured,
+    so workers that have started wait for each other. Ended means that the outcome is durable.
     """
     stage.say(f"draining: {what}")
     before = _succeeded(stage)
-    for _ in range(workers):
-        stage.start_worker(BENCH_QUEUES=",".join(queue_names(queues)))
+    stage.start_workers_together(workers, BENCH_QUEUES=",".join(queue_names(queues)))
     deadline = time.monotonic() + SECONDS_MAX
     window = stage.window()
     while (done := _succeeded(stage) - before) < count:

@@ -129,6 +129,14 @@ class Stage(contextlib.AbstractContextManager["Stage"]):
         self._started("worker", worker.pid)
         return worker
 
+    def start_workers_together(self, count: int, **environment: str) -> None:
+        """Start so many more workers; none of them connects before all have started."""
+        gate = self.folder / f"gate-{time.monotonic_ns()}"
+        for _ in range(count):
+            self.start_worker(BENCH_GATE=str(gate), **environment)
+        self._wait_until(lambda: len(list(self.folder.glob(f"{gate.name}.*"))) == count, "quorra-worker")
+        gate.touch()
+
     def wait_for_workers(self, count: int) -> None:
         """Wait until so many workers are known to the server."""
         self._wait_until(lambda: len(self._get("/v1/workers")["workers"]) >= count, "quorra-worker")

@@ -195,6 +195,17 @@ async def test_a_lease_id_of_another_job_settles_nothing(queue: QueueSpec) -> No
     assert not await queue.succeed(first._replace(job_hex=second.job_hex))
 
 
+async def test_the_last_error_is_the_last_deliverys_whatever_the_clock_said(queue: QueueSpec) -> None:
+    """Numbers of batches are times: after PostgreSQL's clock was put back, those of later leases are lower."""
+    job_id = await queue.submit_one(max_retries=5)
+    await queue.fail(await queue.lease_one(), "the first", delay_ms=0)
+    await queue.pool.fetch("UPDATE quorra.outcomes SET batch = batch + 1000000 WHERE job_id = $1", job_id)
+
+    await queue.fail(await queue.lease_one(), "the second", delay_ms=0)
+
+    assert (await queue.job(job_id)).last_error == "the second"
+
+
 async def test_reports_of_several_leases_in_any_order_each_settle_their_own_job(queue: QueueSpec) -> None:
     await queue.submit(12)
     batches = [await queue.lease(4) for _ in range(3)]
