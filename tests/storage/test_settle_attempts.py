@@ -199,7 +199,9 @@ async def test_the_last_error_is_the_last_deliverys_whatever_the_clock_said(queu
     """Numbers of batches are times: after PostgreSQL's clock was put back, those of later leases are lower."""
     job_id = await queue.submit_one(max_retries=5)
     await queue.fail(await queue.lease_one(), "the first", delay_ms=0)
-    await queue.pool.fetch("UPDATE quorra.outcomes SET batch = batch + 1000000 WHERE job_id = $1", job_id)
+    await queue.pool.fetch(
+        "UPDATE quorra.outcomes SET batch = quorra.batch_at(now() + interval '1 hour') WHERE job_id = $1", job_id
+    )
 
     await queue.fail(await queue.lease_one(), "the second", delay_ms=0)
 
