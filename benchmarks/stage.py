@@ -84,7 +84,7 @@ class Stage(contextlib.AbstractContextManager["Stage"]):
         self.database_url = database.make_fresh(self._cluster.admin_dsn)
         http, grpc = f"127.0.0.1:{_free_port()}", f"127.0.0.1:{_free_port()}"
         command = ["python", "-m", "benchmarks.bare_server", http, grpc, self.database_url]
-        self._add_server(http, grpc, self._start(command, {}))
+        self._add_server(http, grpc, self._start(command, {}), role="bare-server")
 
     def _stop_all(self) -> None:
         self.stop_workers()
@@ -107,10 +107,10 @@ class Stage(contextlib.AbstractContextManager["Stage"]):
         }
         self._add_server(http, grpc, self._start(["quorra-server"], environment))
 
-    def _add_server(self, http: str, grpc: str, process: psutil.Popen) -> None:
+    def _add_server(self, http: str, grpc: str, process: psutil.Popen, *, role: str = "server") -> None:
         server = Server(f"http://{http}", grpc, process)
         self.servers.append(server)
-        self._started("server", process.pid)
+        self._started(role, process.pid)
         self._wait_until(lambda: self._is_ready(server), Path(process.args[0]).name)
 
     def start_worker(self, **environment: str) -> psutil.Popen:

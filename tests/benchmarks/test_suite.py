@@ -71,7 +71,7 @@ def test_a_flame_graph_shows_the_code_of_servers_and_workers(tmp_path: Path) -> 
 
     assert 0 == done.returncode, done.stdout + done.stderr
     graphs = {file.name: file.read_text() for file in tmp_path.iterdir()}
-    assert {"1-server.svg", "2-worker.svg"} == set(graphs)
+    assert {"1-server.svg", "2-worker.svg", "3-bare-server.svg", "4-worker.svg"} == set(graphs)
     assert "quorra_server/" in graphs["1-server.svg"]
     assert "quorra_worker_sdk/" in graphs["2-worker.svg"]
 
