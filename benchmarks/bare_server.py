@@ -17,10 +17,12 @@ import asyncpg
 import grpc
 import uvloop
 from quorra_proto.v1 import quorra_pb2 as pb
+from quorra_server.transports.grpc.pings import GROUPS
 
+from benchmarks.generators.http import HEAD_END, content_length
+
+# As Quorra pings.
 PING_SECONDS = 5.0
-PING_GROUPS = 25
-HEAD_END = b"\r\n\r\n"
 
 
 class BareServer:
@@ -71,9 +73,9 @@ class BareServer:
 
     async def ping(self) -> None:
         """Ping every stream once an interval."""
-        for group in itertools.cycle(range(PING_GROUPS)):
-            await asyncio.sleep(PING_SECONDS / PING_GROUPS)
-            for stream in self._streams[group::PING_GROUPS]:
+        for group in itertools.cycle(range(GROUPS)):
+            await asyncio.sleep(PING_SECONDS / GROUPS)
+            for stream in self._streams[group::GROUPS]:
                 await stream.write(pb.ServerMessage(ping=pb.Ping(nonce=1)))
 
 
@@ -97,7 +99,7 @@ class _Door(asyncio.Protocol):
         if head.startswith(b"GET"):
             self._received.clear()
             self._transport.write(self._server.workers())
-        elif len(body) >= int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]):
+        elif len(body) >= content_length(head):
             self._received.clear()
             self._answering = asyncio.create_task(self._answer(bytes(body)))
 

@@ -49,8 +49,7 @@ class Connection(asyncio.Protocol):
         head, found, body = self._received.partition(HEAD_END)
         if not found or self._reply is None:
             return
-        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
-        if len(body) >= length:
+        if len(body) >= content_length(head):
             self._received.clear()
             if not self._reply.done():  # else the load has ended, and nobody waits any more
                 self._reply.set_result((int(head[9:12]), bytes(body)))
@@ -59,6 +58,11 @@ class Connection(asyncio.Protocol):
         """Fail the request that waits."""
         if self._reply is not None and not self._reply.done():
             self._reply.set_exception(error or ConnectionResetError("the server closed the connection"))
+
+
+def content_length(head: bytes | bytearray) -> int:
+    """Return how long the body behind a head is."""
+    return int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
 
 
 def post(url: str, api_key: str, path: str, body: bytes, content_type: str = "application/json") -> bytes:

@@ -153,7 +153,7 @@ async def test_a_report_looks_its_lease_up_among_those_of_many_workers(
 
 
 async def test_a_settle_reads_each_lease_once_however_many_of_its_jobs_are_reported(queue: QueueSpec) -> None:
-    """Joined by a number, a lease's arrays were copied for each report: a sixth of PostgreSQL's time in a drain."""
+    """Joined by a number, a lease's arrays were copied for each report: a seventh of PostgreSQL's time in a drain."""
     await queue.submit(60)
     batches = [batch for batch in [await queue.lease(30), await queue.lease(30)] if batch is not None]
     held = [lease for batch in batches for lease in batch.lease_ids()]
