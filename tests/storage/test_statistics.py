@@ -15,7 +15,7 @@ LEASE = (
     "-9223372036854775808, '1970-01-01', '00000000-0000-0000-0000-000000000000')"
 )
 # As PostgreSQL 16 and later say it, and as 15 does.
-READS_ALL_FOR_EACH = ("Join Filter: (job.id = members.job_id)", "Join Filter: (members.job_id = job.id)")
+READS_ALL_FOR_EACH = ("Join Filter: (job.id = member.job_id)", "Join Filter: (member.job_id = job.id)")
 
 
 async def _plan(connection: asyncpg.Connection, execute: str) -> str:

@@ -58,12 +58,26 @@ taken AS MATERIALIZED (
         ready.rank, ready.run_at, ready.job_id, ready.attempts, ready.deliveries, ready.silent,
         ready.generation, ready.max_retries, ready.keyed, ready.timed
 ),
+-- The members in one row of arrays, as the lease keeps them. A place in these arrays is the ordinal of a member.
 members AS MATERIALIZED (
     SELECT
-        row_number() OVER (ORDER BY rank, run_at, job_id)::integer AS ordinal,
-        run_at, job_id, attempts, deliveries + 1 AS deliveries, silent, generation, max_retries, keyed,
-        timed
-    FROM taken
+        count(*) AS count,
+        bool_or(keyed) AS keyed,
+        bool_or(timed) AS timed,
+        array_agg(job_id) AS job_ids,
+        array_agg(run_at) AS run_ats,
+        array_agg(attempts) AS attempts,
+        array_agg(deliveries + 1) AS deliveries,
+        array_agg(silent) AS silents,
+        array_agg(generation) AS generations,
+        array_agg(max_retries) AS max_retries,
+        array_agg(CASE WHEN $8::boolean THEN 0 ELSE -1 END) AS starts_ms
+    FROM (
+        SELECT run_at, job_id, attempts, deliveries, silent, generation, max_retries, keyed, timed
+        FROM taken
+        ORDER BY rank, run_at, job_id
+    ) AS in_order
+    HAVING count(*) > 0
 ),
 batch AS (
     INSERT INTO quorra.leases (
@@ -75,45 +89,40 @@ batch AS (
         statement_timestamp(),
         statement_timestamp() + $6::bigint * interval '1 millisecond',
         $7::uuid,
-        bool_or(keyed),
-        bool_or(timed),
+        keyed,
+        timed,
         $1::text,
         $4::text,
         $5::text,
-        array_agg(job_id ORDER BY ordinal),
-        array_agg(attempts ORDER BY ordinal),
-        array_agg(deliveries ORDER BY ordinal),
-        array_agg(silent ORDER BY ordinal),
-        array_agg(generation ORDER BY ordinal),
-        array_agg(max_retries ORDER BY ordinal),
-        array_agg(CASE WHEN $8::boolean THEN 0 ELSE -1 END)
+        job_ids, attempts, deliveries, silents, generations, max_retries, starts_ms
     FROM members
-    HAVING count(*) > 0
-    RETURNING batch, leased_at
+    RETURNING batch, (date_part('epoch', leased_at) * 1000000)::bigint AS leased_at_us
 ),
 counted AS (
     INSERT INTO quorra.count_deltas (waiting, held, succeeded, dead, cancelled, queue)
-    SELECT -count(*), count(*), 0, 0, 0, $1::text
+    SELECT -count, count, 0, 0, 0, $1::text
     FROM members
-    HAVING count(*) > 0
 )
 -- date_part counts in floating point, which is exact to the microsecond for 200 years; extract counts in numeric,
 -- at ten times the cost.
 SELECT
-    members.job_id,
-    members.ordinal,
+    member.job_id,
+    member.ordinal::integer AS ordinal,
     job.payload::text AS payload,
-    (date_part('epoch', members.run_at) * 1000000)::bigint AS run_at_us,
+    (date_part('epoch', member.run_at) * 1000000)::bigint AS run_at_us,
     (date_part('epoch', job.created_at) * 1000000)::bigint AS created_at_us,
-    (date_part('epoch', batch.leased_at) * 1000000)::bigint AS leased_at_us,
+    batch.leased_at_us,
     batch.batch,
     job.type,
     job.priority,
-    members.attempts,
-    members.deliveries,
-    members.generation,
-    members.max_retries,
+    member.attempts,
+    member.deliveries,
+    member.generation,
+    member.max_retries,
     job.timeout_ms
 FROM batch
 CROSS JOIN members
-JOIN quorra.jobs AS job ON job.id = members.job_id
+CROSS JOIN LATERAL unnest(
+    members.job_ids, members.run_ats, members.attempts, members.deliveries, members.generations, members.max_retries
+) WITH ORDINALITY AS member (job_id, run_at, attempts, deliveries, generation, max_retries, ordinal)
+JOIN quorra.jobs AS job ON job.id = member.job_id

@@ -7,7 +7,7 @@ from quorra_proto.v1 import quorra_pb2 as pb
 from quorra_proto.v1 import quorra_pb2_grpc as pb_grpc
 
 from quorra_server.domain.errors import InvalidRequest, PayloadTooLarge
-from quorra_server.domain.job import SubmittedJob
+from quorra_server.domain.job import NewJob, SubmittedJob
 from quorra_server.domain.json_text import searchable_json
 from quorra_server.domain.limits import Limits
 from quorra_server.domain.validation import parse_id, validate_job, validate_reason
@@ -49,12 +49,18 @@ class JobService(Operating, pb_grpc.JobServiceServicer):
                 f"There are {len(request.jobs):,} jobs; a batch takes {self._limits.named('batch_jobs_max')}.",
                 field="jobs",
             )
-        jobs = [
-            validate_job(convert.draft(spec, path=f"jobs[{position}]."), self._limits, path=f"jobs[{position}].")
-            for position, spec in enumerate(request.jobs)
-        ]
-        submitted = await self._services.submit.submit_jobs(jobs, context.principal)
+        submitted = await self._services.submit.submit_jobs(self._validated(request.jobs), context.principal)
         return _answers(submitted)
+
+    def _validated(self, specs: Sequence[pb.JobSpec]) -> list[NewJob]:
+        """Return the jobs of a batch; a path for each takes time, so only a problem has them read with paths."""
+        try:
+            return [validate_job(convert.draft(spec), self._limits) for spec in specs]
+        except (InvalidRequest, PayloadTooLarge):
+            return [
+                validate_job(convert.draft(spec, path=f"jobs[{position}]."), self._limits, path=f"jobs[{position}].")
+                for position, spec in enumerate(specs)
+            ]
 
     async def ImportJobs(
         self, request_iterator: AsyncIterator[pb.SubmitJobsRequest], context: Any

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, cast
 from uuid import UUID
 
@@ -84,8 +85,7 @@ async def submit_batch(call: Call[Memory, None]) -> HTTPResponse:
     if len(batch.jobs) > server.limits.batch_jobs_max:
         message = f"There are {len(batch.jobs):,} jobs; a batch takes {server.limits.named('batch_jobs_max')}."
         raise PayloadTooLarge(message, field="jobs")
-    jobs = [_job_of(server, body, path=f"jobs[{position}].") for position, body in enumerate(batch.jobs)]
-    submitted = await server.services.submit.submit_jobs(jobs, call.principal)
+    submitted = await server.services.submit.submit_jobs(_jobs_of(server, batch.jobs), call.principal)
     return reply(shapes.SubmittedBatch([shapes.Submitted.of(job) for job in submitted]), 201)
 
 
@@ -356,6 +356,14 @@ async def reschedule_job(call: Call[shapes.PatchBody, None]) -> HTTPResponse:
         max_retries=body.max_retries,
     )
     return reply(shapes.Job.of(job))
+
+
+def _jobs_of(server: Server, bodies: Sequence[shapes.JobBody]) -> list[NewJob]:
+    """Return the jobs of a batch; a path for each takes time, so only a problem has them read with paths."""
+    try:
+        return [_job_of(server, body) for body in bodies]
+    except (InvalidRequest, PayloadTooLarge):
+        return [_job_of(server, body, path=f"jobs[{position}].") for position, body in enumerate(bodies)]
 
 
 def _job_of(server: Server, body: shapes.JobBody, *, path: str = "", request_key: str | None = None) -> NewJob:
