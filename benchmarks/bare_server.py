@@ -8,6 +8,7 @@ no schema, no validation, no lease and no outcome.
 """
 
 import asyncio
+import contextlib
 import itertools
 import json
 import sys
@@ -62,10 +63,13 @@ class BareServer:
         welcome = pb.Welcome(ping_interval_ms=interval_ms, heartbeat_interval_ms=10_000, sees_idle_workers=True)
         await context.write(pb.ServerMessage(welcome=welcome))
         self._streams.append(context)
-        while isinstance(message := await context.read(), pb.WorkerMessage):
-            if message.HasField("reports"):
-                receipts = pb.Receipts(sequence=message.reports.sequence)
-                await context.write(pb.ServerMessage(receipts=receipts))
+        try:
+            while isinstance(message := await context.read(), pb.WorkerMessage):
+                if message.HasField("reports"):
+                    receipts = pb.Receipts(sequence=message.reports.sequence)
+                    await context.write(pb.ServerMessage(receipts=receipts))
+        finally:
+            self._streams.remove(context)
 
     async def heartbeat(self, _: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatReply:
         """Say that all is well."""
@@ -76,7 +80,8 @@ class BareServer:
         for group in itertools.cycle(range(GROUPS)):
             await asyncio.sleep(PING_SECONDS / GROUPS)
             for stream in self._streams[group::GROUPS]:
-                await stream.write(pb.ServerMessage(ping=pb.Ping(nonce=1)))
+                with contextlib.suppress(grpc.aio.BaseError):  # it has ended meanwhile
+                    await stream.write(pb.ServerMessage(ping=pb.Ping(nonce=1)))
 
 
 class _Door(asyncio.Protocol):
