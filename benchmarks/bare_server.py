@@ -26,13 +26,25 @@ from benchmarks.generators.http import HEAD_END, content_length
 PING_SECONDS = 5.0
 
 
+class _Stream:
+    """A worker's stream: jobs, receipts and pings are written one at a time, because two writers break it."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self._writing = asyncio.Lock()
+
+    async def write(self, message: pb.ServerMessage) -> None:
+        async with self._writing:
+            await self._context.write(message)
+
+
 class BareServer:
     """Takes rows in, hands messages out, and pings."""
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         """Take the only connection to PostgreSQL."""
         self._connection = connection
-        self._streams: list[Any] = []
+        self._streams: list[_Stream] = []
         self._numbers = itertools.count(1)
 
     async def submit(self, body: bytes) -> bytes:
@@ -62,14 +74,15 @@ class BareServer:
         interval_ms = int(PING_SECONDS * 1000)
         welcome = pb.Welcome(ping_interval_ms=interval_ms, heartbeat_interval_ms=10_000, sees_idle_workers=True)
         await context.write(pb.ServerMessage(welcome=welcome))
-        self._streams.append(context)
+        stream = _Stream(context)
+        self._streams.append(stream)
         try:
             while isinstance(message := await context.read(), pb.WorkerMessage):
                 if message.HasField("reports"):
                     receipts = pb.Receipts(sequence=message.reports.sequence)
-                    await context.write(pb.ServerMessage(receipts=receipts))
+                    await stream.write(pb.ServerMessage(receipts=receipts))
         finally:
-            self._streams.remove(context)
+            self._streams.remove(stream)
 
     async def heartbeat(self, _: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatReply:
         """Say that all is well."""
@@ -109,7 +122,11 @@ class _Door(asyncio.Protocol):
             self._answering = asyncio.create_task(self._answer(bytes(body)))
 
     async def _answer(self, body: bytes) -> None:
-        self._transport.write(await self._server.submit(body))
+        try:
+            self._transport.write(await self._server.submit(body))
+        except BaseException:
+            self._transport.close()  # whoever waits for an answer hears of it
+            raise
 
 
 def _handlers(server: BareServer) -> grpc.GenericRpcHandler:
