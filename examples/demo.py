@@ -70,8 +70,7 @@ def main() -> int:
         environment = _environment(scratch, mail_server.address, secret.hex())
         console.print("Starting a server with a PostgreSQL of its own, and two workers ...")
         api = stack.enter_context(_api(environment))
-        stack.enter_context(_server(environment, scratch))
-        _wait_until_ready(api)
+        _wait_until_ready(api, stack.enter_context(_server(environment, scratch)))
         for number in range(1, WORKERS + 1):
             stack.enter_context(_process("quorra-worker", ["examples.workers:worker"], environment, scratch, number))
         plan = _plan(options, scratch, receiver.url, pictures)
@@ -132,14 +131,14 @@ def _api(environment: dict[str, str]) -> Iterator[httpx.Client]:
         yield client
 
 
-def _server(environment: dict[str, str], scratch: Path) -> contextlib.AbstractContextManager[None]:
+def _server(environment: dict[str, str], scratch: Path) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
     return _process("quorra-server", ["dev"], environment, scratch, 0)
 
 
 @contextlib.contextmanager
 def _process(
     program: str, arguments: list[str], environment: dict[str, str], scratch: Path, number: int
-) -> Iterator[None]:
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program until the end of the demo; its log is shown if it fails."""
     log = scratch / f"{program}-{number}.log"
     with log.open("wb") as file:
@@ -147,7 +146,7 @@ def _process(
             [BIN / program, *arguments], cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True
         )
     try:
-        yield
+        yield process
     except BaseException:
         print(f"--- {program}, last lines of its log\n{log.read_text(errors='replace')[-3000:]}", file=sys.stderr)
         raise
@@ -159,9 +158,11 @@ def _process(
             process.kill()
 
 
-def _wait_until_ready(api: httpx.Client) -> None:
+def _wait_until_ready(api: httpx.Client, server: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + READY_SECONDS_MAX
     while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise RuntimeError(f"the server ended with exit code {server.returncode}; its log says why")
         with contextlib.suppress(httpx.TransportError):
             if api.get("/readyz").status_code == 200:
                 return

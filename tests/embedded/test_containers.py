@@ -2,12 +2,14 @@
 
 import contextlib
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+from quorra_server.embedded import WATCHER
 
 from tests.support.containers import Container, start_container, why_no_containers
 from tests.support.processes import API_KEY, BIN
@@ -125,4 +127,20 @@ def test_orphans_are_reaped_by_process_1(start: Start) -> None:
         # Without its watcher it shuts down; its parent is process 1 then.
         eventually_sync(lambda: not psutil.pid_exists(postmaster.pid), "it is gone and reaped", timeout=20)
         container.process_1.send_signal(signal.SIGTERM)
+        assert 0 == container.ended()
+
+
+def test_postgresql_finds_its_programs_below_a_directory_of_roots(tmp_path: Path) -> None:
+    if reason := why_no_containers(confined=True):
+        pytest.skip(reason)
+    programs = tmp_path / "root's own"
+    programs.mkdir(mode=0o700)
+    program = programs / "initdb"
+    program.touch(0o755)
+    home = tmp_path / "pg"
+    home.mkdir()
+    asks = f"import os; raise SystemExit(0 if os.getuid() and os.access({str(program)!r}, os.X_OK) else 7)"
+    command = [sys.executable, "-I", str(WATCHER), "run", str(home), "0", sys.executable, "-c", asks]
+
+    with start_container(command, {}, confined=True) as container:
         assert 0 == container.ended()

@@ -20,10 +20,12 @@ RUN, WATCH = "run", "watch"
 ROOT = 0
 NOBODY = 65_534
 NAMESPACE_USER = 1_000
-# From <sched.h>, <linux/prctl.h> and <linux/capability.h>; Python offers the first from 3.12 on.
+# From <sched.h>, <linux/prctl.h>, <linux/securebits.h> and <linux/capability.h>; Python offers the first from 3.12 on.
 CLONE_NEWUSER = 0x10000000
 PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_SET_CHILD_SUBREAPER, PR_CAP_AMBIENT = 1, 8, 36, 47
 PR_CAP_AMBIENT_RAISE = 2
+PR_SET_SECUREBITS = 28
+SECBIT_KEEP_CAPS, SECBIT_NO_SETUID_FIXUP = 1 << 4, 1 << 2
 CAPABILITY_VERSION_3 = 0x20080522
 CAP_DAC_OVERRIDE = 1
 
@@ -145,6 +147,8 @@ def _own(home: Path, user: int) -> None:
 def _become_nobody() -> None:
     """Give up everything but the way to the files, which may lie below directories of root's, such as its home."""
     _prctl(PR_SET_KEEPCAPS, 1)
+    # Else access(2), by which PostgreSQL looks for its programs, would not count what nobody was left.
+    _prctl(PR_SET_SECUREBITS, SECBIT_KEEP_CAPS | SECBIT_NO_SETUID_FIXUP)
     os.setgroups([])
     os.setgid(NOBODY)
     os.setuid(NOBODY)
