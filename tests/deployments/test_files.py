@@ -141,6 +141,7 @@ def test_the_workflow_runs_the_one_script_on_each_python_that_the_packages_name(
         assert f"Programming Language :: Python :: {version}" in classifiers
 
 
+@pytest.mark.skipif(not shutil.which("make"), reason="there is no make on the PATH")
 @pytest.mark.parametrize("target", ["build", "test", "dev", "dev-down", "docker-build", "lint", "clean", "db-init"])
 def test_each_target_of_the_makefile_is_a_caller_of_something(target: str) -> None:
     done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -4,6 +4,7 @@ import ast
 import importlib
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +88,7 @@ def test_the_diagram_of_states_is_the_one_of_the_code() -> None:
     assert with_diagram(page) == page, "run: python -m tests.docs.states"
 
 
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_the_commands_of_the_readme_work_as_they_are_typed(shared_server: RunningServer) -> None:
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (curls,) = [block for block in blocks if block.startswith("curl")]

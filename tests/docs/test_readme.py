@@ -2,8 +2,11 @@
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
+
+import pytest
 
 from tests.support.processes import BIN, RunningServer, clean_environment, start_process, wait_until_ready
 from tests.support.rest import Rest
@@ -21,6 +24,7 @@ def _block(language: str, word: str) -> str:
     return found
 
 
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_the_first_job_of_the_readme_runs_as_it_is_typed(tmp_path: Path) -> None:
     http, grpc = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     # Other ports and another place than a newcomer's, because this machine may be using those.
@@ -57,6 +61,7 @@ def test_the_first_job_of_the_readme_runs_as_it_is_typed(tmp_path: Path) -> None
     assert 0 == code
 
 
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_without_a_key_or_with_a_wrong_one_curl_gets_a_401_with_problem_details(shared_server: RunningServer) -> None:
     for header in ([], ["-H", "X-API-Key: wrong"]):
         said = subprocess.run(

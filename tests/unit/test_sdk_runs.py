@@ -1,6 +1,7 @@
 """What a worker does with a job whose lease is over before its run has begun."""
 
 import asyncio
+import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from tests.support.services import free_port
 SECONDS_MAX = 10.0
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="from Python 3.12 on a run takes its first step at once")
 async def test_a_run_that_is_ended_before_its_first_step_never_runs_and_gives_its_slot_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
