@@ -239,10 +239,12 @@ class Producer(Client):
     async def _send_and_leave(self, request: bytes) -> None:
         url = httpx.URL(self.dice.choice(self.load.urls))
         _, writer = await asyncio.open_connection(url.host, url.port)
-        writer.write(request)
-        await writer.drain()
-        await asyncio.sleep(self.dice.choice((0.0, 0.001, 0.003)))
-        writer.transport.abort()
+        try:
+            writer.write(request)
+            await writer.drain()
+            await asyncio.sleep(self.dice.choice((0.0, 0.001, 0.003)))
+        finally:
+            writer.transport.abort()
 
     async def _submit(
         self, path: str, body: Any, jobs: list[dict[str, Any]] | None = None, *, repeat: bool = True, **more: Any

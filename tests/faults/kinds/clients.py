@@ -89,8 +89,8 @@ async def send_rubbish(stage: Stage, dice: random.Random) -> int:
         for _ in range(5):
             with contextlib.suppress(OSError):
                 _reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-                writer.write(dice.randbytes(dice.randint(1, 4096)))
-                await writer.drain()
-                writer.close()
+                with contextlib.closing(writer):
+                    writer.write(dice.randbytes(dice.randint(1, 4096)))
+                    await writer.drain()
                 hits += 1
     return hits
