@@ -109,6 +109,9 @@ class Proxy:
         except (OSError, TimeoutError):
             _reset(writer)
             return
+        except asyncio.CancelledError:
+            _reset(writer)  # nobody else knows it yet
+            raise
         self._writers |= {writer, target_writer}
         for source, sink, other, to_target in (
             (reader, target_writer, writer, True),
