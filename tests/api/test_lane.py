@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from quorra_server.transports.rest.lane import Lane
+from quorra_server.transports.rest.lane import Lane, PlainHead
 from quorra_server.transports.rest.routes import Memory
 
 from tests.support.processes import RunningServer
@@ -185,14 +185,28 @@ def test_the_body_of_a_refused_request_is_never_read_as_a_request(
     assert [] == api.get("/v1/jobs", params={"queue": queue_name}).json()["jobs"]
 
 
+def test_each_new_head_of_a_connection_needs_a_key_of_its_own(shared_server: RunningServer, queue_name: str) -> None:
+    body = GOOD % queue_name.encode()
+    known, unknown = _request(shared_server, body), _request(shared_server, body, key="wrong")
+
+    with _connect(shared_server) as connection:
+        statuses = []
+        for request in (unknown, unknown, known, known, unknown, known):
+            connection.sendall(request)
+            statuses.append(_answer(connection)[9:12])
+
+    assert [b"401", b"401", b"201", b"201", b"401", b"201"] == statuses
+
+
 def test_bodies_of_the_lane_count_towards_the_memory_of_all_bodies() -> None:
     memory = Memory(100)
     lane = Lane(None, lambda _: "nobody", memory)  # type: ignore[arg-type]
+    head = PlainHead(b"", {}, 0)
 
-    answer = asyncio.run(lane.answer({}, b" " * 101))
+    answer = asyncio.run(lane.answer(head, b" " * 101))
 
     assert b"HTTP/1.1 429 " in answer
     assert b"QUORRA_BODIES_BYTES_MAX" in answer
     # And what was refused for another reason gives its room back.
-    assert b"HTTP/1.1 400 " in asyncio.run(lane.answer({}, b"x" * 100))
-    assert b"HTTP/1.1 400 " in asyncio.run(lane.answer({}, b"x" * 100))
+    assert b"HTTP/1.1 400 " in asyncio.run(lane.answer(head, b"x" * 100))
+    assert b"HTTP/1.1 400 " in asyncio.run(lane.answer(head, b"x" * 100))

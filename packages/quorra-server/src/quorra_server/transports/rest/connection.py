@@ -60,7 +60,7 @@ class StrictHttp(Http):
             self.stage = Stage.HANDLER
             try:
                 assert self._last_head is not None
-                await self.protocol.send(await self._lane.answer(self._last_head.headers, body))
+                await self.protocol.send(await self._lane.answer(self._last_head, body))
             except asyncio.CancelledError:
                 # Sanic answers what took too long, but for a request that it knows nothing of.
                 if isinstance(self.exception, ServiceUnavailable):

@@ -6,8 +6,8 @@ else is left to Sanic with all of its bytes, and is answered by the same functio
 """
 
 import re
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 from sanic.headers import format_http1_response
@@ -33,16 +33,19 @@ _DEMANDS = frozenset({"transfer-encoding", "expect", "upgrade", "trailer", "te"}
 _decode_job = msgspec.json.Decoder(shapes.JobBody).decode
 
 
-class PlainHead(NamedTuple):
+@dataclass(slots=True)
+class PlainHead:
     """The head of a request for the lane.
 
     Attributes:
         raw: All of its bytes, with the empty line.
+        principal: Whose API key it has; None until it was checked.
     """
 
     raw: bytes
     headers: dict[str, str]
     body_bytes: int
+    principal: str | None = None
 
 
 def plain_head(buffer: bytearray) -> PlainHead | None:
@@ -76,23 +79,22 @@ class Lane:
         self._server = server
         self._authenticate = authenticate
 
-    async def answer(self, headers: Mapping[str, str], body: bytes) -> bytes:
+    async def answer(self, head: PlainHead, body: bytes) -> bytes:
         """Submit the job of a request and return the whole answer."""
         try:
             self._memory.take(len(body))
         except Overloaded as error:
             return _encoded(problem_response(error))
         try:
-            return await self._answer(headers, body)
+            return await self._answer(head, body)
         finally:
             self._memory.give_back(len(body))
 
-    async def _answer(self, headers: Mapping[str, str], body: bytes) -> bytes:
+    async def _answer(self, head: PlainHead, body: bytes) -> bytes:
         try:
-            principal = self._authenticate(key_of(headers))
-            check_json_type(headers)
+            principal = head.principal or self._admit(head)
             job = decode_json(_decode_job, body or b"{}")
-            submitted = await accept_job(self._server, job, principal, headers.get("idempotency-key"))
+            submitted = await accept_job(self._server, job, principal, head.headers.get("idempotency-key"))
         except Exception as error:
             # Every error leaves as problem details; what is not part of the contract is an incident.
             return _encoded(problem_response(error))
@@ -100,6 +102,13 @@ class Lane:
         if submitted.existing:
             return _encoded(reply(shapes.Submitted.of(submitted)))
         return _CREATED % (len(answer), answer)
+
+    def _admit(self, head: PlainHead) -> str:
+        """Return the principal of a head that may pass; the next ones of its connection are mostly the same."""
+        principal = self._authenticate(key_of(head.headers))
+        check_json_type(head.headers)
+        head.principal = principal
+        return principal
 
 
 # As Sanic writes it.
