@@ -75,10 +75,12 @@ def test_a_job_is_leased_run_and_acked(api: httpx.Client, worker: PlainWorker, q
 
     (job,) = worker.lease(queue_name)
     running = api.get(f"/v1/jobs/{job_id}").json()
+    counts = api.get(f"/v1/queues/{queue_name}").json()["counts"]
     answer = worker.ack(job, result=b'{"ok":true}')
 
     assert (job_id, b'{"n":1}', 0) == (job.id, job.payload.replace(b" ", b""), job.attempts)
     assert ("processing", 1, "plain-1") == (running["status"], running["attempts"], running["leased_by"])
+    assert (1, 0) == (counts["processing"], counts["leased"])
     assert answer.acknowledged
     done = api.get(f"/v1/jobs/{job_id}").json()
     assert ("succeeded", 1, {"ok": True}) == (done["status"], done["attempts"], done["result"])
