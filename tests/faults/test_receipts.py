@@ -9,6 +9,7 @@ import grpc
 import pytest
 import quorra_worker_sdk.worker
 from quorra_proto.v1 import quorra_pb2 as pb
+from quorra_worker_sdk.endings import Success
 
 from tests.faults.history import History
 from tests.faults.receipts import NotingSession, note_receipts
@@ -35,7 +36,7 @@ async def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NotingSess
 
 
 async def test_a_report_whose_receipt_arrives_is_written_down_by_kind(session: NotingSession, tmp_path: Path) -> None:
-    session.report(pb.Succeeded(lease_id="a"))
+    session.report(Success(lease_id="a"))
     session.report(pb.Failed(lease_id="b"))
     session._flush()
 
@@ -45,9 +46,9 @@ async def test_a_report_whose_receipt_arrives_is_written_down_by_kind(session: N
 
 
 async def test_a_report_that_is_not_covered_yet_is_not_written_down(session: NotingSession, tmp_path: Path) -> None:
-    session.report(pb.Succeeded(lease_id="a"))
+    session.report(Success(lease_id="a"))
     session._flush()
-    session.report(pb.Succeeded(lease_id="b"))
+    session.report(Success(lease_id="b"))
     session._flush()
 
     session._take_receipts(pb.Receipts(sequence=1))
@@ -58,7 +59,7 @@ async def test_a_report_that_is_not_covered_yet_is_not_written_down(session: Not
 async def test_a_refusal_that_comes_before_the_receipt_of_its_report_is_kept(
     session: NotingSession, tmp_path: Path
 ) -> None:
-    session.report(pb.Succeeded(lease_id="a"))
+    session.report(Success(lease_id="a"))
     session._flush()
     refusal = pb.Refused(lease_id="a", reason=pb.REFUSAL_REASON_LEASE_LOST)
 

@@ -11,6 +11,7 @@ import pytest
 from quorra_proto.v1 import quorra_pb2 as pb
 from quorra_worker_sdk import Context, Worker
 from quorra_worker_sdk.channels import open_aio_channel
+from quorra_worker_sdk.endings import Success
 from quorra_worker_sdk.session import Session
 
 from tests.support.scripted_server import SECONDS_MAX, Deaf, ScriptedServer, ScriptedStream, a_job, scripted_server
@@ -313,7 +314,7 @@ async def test_no_message_is_larger_than_every_server_takes(server: ScriptedServ
         for number in range(2_000):
             session.say(line)
             if number % 25 == 0:
-                session.report(pb.Succeeded(lease_id=f"1.{number}", result=b"x" * 250_000))
+                session.report(Success(lease_id=f"1.{number}", result=b"x" * 250_000))
         await session.close(SECONDS_MAX)
         said: list[pb.Reports] = []
         while sum(len(reports.succeeded) for reports in said) < 80:
@@ -343,7 +344,7 @@ async def _talking(server: ScriptedServer) -> AsyncIterator[tuple[Session, Scrip
 
 async def _two_without_receipts(session: Session, stream: ScriptedStream) -> None:
     for lease_id in ("1.1", "1.2"):
-        session.report(pb.Succeeded(lease_id=lease_id))
+        session.report(Success(lease_id=lease_id))
         assert lease_id == (await stream.hear_outcome()).lease_id
 
 
@@ -354,10 +355,10 @@ async def test_outcomes_wait_for_each_other_while_two_messages_have_no_receipt(
     monkeypatch.setattr("quorra_worker_sdk.session.HOLD_SECONDS_MAX", SECONDS_MAX)
     async with _talking(server) as (session, stream):
         await _two_without_receipts(session, stream)
-        session.report(pb.Succeeded(lease_id="1.3"))
+        session.report(Success(lease_id="1.3"))
         # A turn of the loop, in which it would be sent.
         await asyncio.sleep(0)
-        session.report(pb.Succeeded(lease_id="1.4"))
+        session.report(Success(lease_id="1.4"))
         await stream.say(receipts=pb.Receipts(sequence=1))
         together = await stream.hear("reports")
 
@@ -367,7 +368,7 @@ async def test_outcomes_wait_for_each_other_while_two_messages_have_no_receipt(
 async def test_an_outcome_does_not_wait_long_for_a_receipt(server: ScriptedServer) -> None:
     async with _talking(server) as (session, stream):
         await _two_without_receipts(session, stream)
-        session.report(pb.Succeeded(lease_id="1.3"))
+        session.report(Success(lease_id="1.3"))
         outcome = await stream.hear_outcome()
 
     assert "1.3" == outcome.lease_id

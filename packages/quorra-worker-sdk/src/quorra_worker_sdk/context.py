@@ -14,6 +14,7 @@ from quorra_proto.v1 import quorra_pb2 as pb
 
 from quorra_worker_sdk import codec, sql
 from quorra_worker_sdk.drivers import AsyncConnection, SyncConnection, sync_driver_of
+from quorra_worker_sdk.endings import Success
 from quorra_worker_sdk.errors import LeaseLost, PayloadTooLarge
 
 Deps = TypeVar("Deps")
@@ -86,7 +87,7 @@ class Context(Generic[Deps]):
         self._ended: str | None = None
         self._job: Job | None = None
         self._extra_seconds = 0.0
-        self._recorded: pb.Succeeded | None = None
+        self._recorded: Success | None = None
         self._positions = itertools.count(1)
         self.limit: asyncio.Timeout | None = None
         self.deps = deps
@@ -184,10 +185,10 @@ class Context(Generic[Deps]):
 
     def record(self, result: str | None) -> None:
         """Note that the database holds the success of this run, with its result as JSON text."""
-        self._recorded = pb.Succeeded(lease_id=self._message.lease_id, result=(result or "").encode())
+        self._recorded = Success(self._message.lease_id, (result or "").encode())
 
     @property
-    def recorded(self) -> pb.Succeeded | None:
+    def recorded(self) -> Success | None:
         """The success that the database holds already, if it does; reporting it again is harmless."""
         return self._recorded
 

@@ -14,6 +14,7 @@ from quorra_proto.v1 import quorra_pb2 as pb
 
 from quorra_worker_sdk import codec
 from quorra_worker_sdk.context import RESULT_BYTES_MAX, TIMED_OUT, Context
+from quorra_worker_sdk.endings import Ending, Success
 from quorra_worker_sdk.handlers import BadPayload, Handler
 from quorra_worker_sdk.outcomes import Cancel, Dead, RetryAfter, Snooze, chosen
 from quorra_worker_sdk.process_pool import ProcessDied, ProcessPool, RemoteError
@@ -24,9 +25,6 @@ THREAD_NAME = "quorra-handler"
 ERROR_CHARACTERS_MAX = 16 * 1024
 # What a server keeps of a reason.
 REASON_BYTES_MAX = 16 * 1024
-
-# What is reported of a run; None when there is nothing to report because the lease is lost.
-Ending = pb.Succeeded | pb.Failed | pb.Released | pb.Snoozed | pb.Cancelled
 
 
 class Executor:
@@ -87,13 +85,13 @@ class Executor:
 
     def _success(self, lease_id: str, result: Any) -> Ending:
         if result is None:
-            return pb.Succeeded(lease_id=lease_id)
+            return Success(lease_id)
         encoded = codec.encode(result)
         if len(encoded) > self.result_bytes_max:
             kept = f"at most {self.result_bytes_max:,} are kept: store it elsewhere"
             message = f"the result has {len(encoded):,} bytes; {kept}"
             return pb.Failed(lease_id=lease_id, error=message, kind="ResultTooLarge", non_retryable=True)
-        return pb.Succeeded(lease_id=lease_id, result=encoded)
+        return Success(lease_id, encoded)
 
     async def _within_timeout(
         self, handler: Handler[..., Any], job: pb.Job, context: Context[Any] | None, arguments: dict[str, Any]

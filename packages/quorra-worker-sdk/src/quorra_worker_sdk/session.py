@@ -15,8 +15,8 @@ import grpc
 from quorra_proto.v1 import quorra_pb2 as pb
 from quorra_proto.v1.quorra_pb2_grpc import WorkerServiceStub
 
+from quorra_worker_sdk.endings import Ending, Success
 from quorra_worker_sdk.errors import Forbidden, InvalidRequest, Unauthenticated, from_grpc
-from quorra_worker_sdk.executor import Ending
 
 log = logging.getLogger("quorra.worker")
 
@@ -305,12 +305,20 @@ def _messages_of(endings: Sequence[Ending]) -> Iterator[pb.WorkerMessage]:
     """Yield outcomes as messages without a number; halves of what is too large for one message."""
     message = pb.WorkerMessage()
     reports = message.reports
-    reports.succeeded.extend([ending for ending in endings if isinstance(ending, pb.Succeeded)])
-    if len(reports.succeeded) < len(endings):
-        reports.failed.extend(ending for ending in endings if isinstance(ending, pb.Failed))
-        reports.released.extend(ending for ending in endings if isinstance(ending, pb.Released))
-        reports.snoozed.extend(ending for ending in endings if isinstance(ending, pb.Snoozed))
-        reports.cancelled.extend(ending for ending in endings if isinstance(ending, pb.Cancelled))
+    others = []
+    for ending in endings:
+        if isinstance(ending, Success):
+            entry = reports.succeeded.add()
+            entry.lease_id, entry.run_ms = ending.lease_id, ending.run_ms
+            if ending.result:
+                entry.result = ending.result
+        else:
+            others.append(ending)
+    if others:
+        reports.failed.extend(ending for ending in others if isinstance(ending, pb.Failed))
+        reports.released.extend(ending for ending in others if isinstance(ending, pb.Released))
+        reports.snoozed.extend(ending for ending in others if isinstance(ending, pb.Snoozed))
+        reports.cancelled.extend(ending for ending in others if isinstance(ending, pb.Cancelled))
     # Measured once for all of them: to measure each outcome would cost every short job time.
     if len(endings) > 1 and message.ByteSize() > MESSAGE_BYTES_MAX:
         middle = len(endings) // 2

@@ -12,8 +12,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from quorra_proto.v1 import quorra_pb2 as pb
 
 from quorra_worker_sdk.client import TERMINAL
+from quorra_worker_sdk.endings import Ending, Success
 from quorra_worker_sdk.errors import IllegalTransition, JobNotFound, KeyReused, WaitTimedOut
-from quorra_worker_sdk.executor import Ending
 from quorra_worker_sdk.testing_bounds import check_batch, check_id, check_job, check_reason
 
 QUEUE_DEFAULT = "default"
@@ -157,7 +157,7 @@ class TestQueue:
 
     def settle(self, job: TestJob, ending: Ending) -> None:
         """End an attempt as a server would."""
-        if isinstance(ending, pb.Succeeded):
+        if isinstance(ending, Success):
             job.result = json.loads(ending.result) if ending.result else None
             self._finish(job, "succeeded")
         elif isinstance(ending, pb.Cancelled):

@@ -26,8 +26,9 @@ from quorra_worker_sdk import config
 from quorra_worker_sdk.channels import open_aio_channel, open_channel
 from quorra_worker_sdk.client import AsyncClient, JobHandler
 from quorra_worker_sdk.context import DRAINING, RESULT_BYTES_MAX, Context
+from quorra_worker_sdk.endings import Ending
 from quorra_worker_sdk.errors import BadHandler, QuorraError, from_grpc
-from quorra_worker_sdk.executor import Ending, Executor, timeout_seconds
+from quorra_worker_sdk.executor import Executor, timeout_seconds
 from quorra_worker_sdk.handlers import Binding, ExecutorName, Handler, Retry, executor_for
 from quorra_worker_sdk.heartbeat import Heartbeat
 from quorra_worker_sdk.session import Session
