@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import msgspec
 from quorra_proto.v1 import quorra_pb2 as pb
 from quorra_proto.v1 import quorra_pb2_grpc as pb_grpc
 
@@ -142,11 +143,13 @@ def _answers(submitted: Sequence[SubmittedJob]) -> pb.SubmitJobsResponse:
     response = pb.SubmitJobsResponse()
     # Jobs of a batch mostly differ in their ids alone: the rest is built once and copied.
     shared, traits = pb.SubmittedJob(), None
-    for job in submitted:
+    # A tenth of the time that `str` takes for each id.
+    ids: list[str] = msgspec.to_builtins([job.id for job in submitted])
+    for job, job_id in zip(submitted, ids, strict=True):
         if job[1:] != traits:
             traits = job[1:]
             shared = pb.SubmittedJob(status=job.status, run_at=convert.timestamp(job.run_at), existing=job.existing)
         answer = response.jobs.add()
         answer.CopyFrom(shared)
-        answer.id = str(job.id)
+        answer.id = job_id
     return response
