@@ -251,8 +251,7 @@ def draft(spec: pb.JobSpec, request_key: str = "", *, path: str = "") -> JobDraf
         run_at=moment(spec.run_at, f"{path}run_at") if spec.HasField("run_at") else None,
         max_retries=spec.max_retries if spec.HasField("max_retries") else None,
         unique_key=spec.unique_key or None,
-        # Most jobs have none, and copying an empty list takes longer than asking.
-        tags=tuple(tags) if (tags := spec.tags) else (),
+        tags=spec.tags or (),
         backoff=backoff_fields(spec.backoff, path) if spec.HasField("backoff") else None,
         timeout_ms=spec.timeout_ms or None,
         request_key=request_key or None,

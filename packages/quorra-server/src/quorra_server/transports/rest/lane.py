@@ -104,7 +104,7 @@ class Lane:
         return _CREATED % (len(answer), answer)
 
     def _admit(self, head: PlainHead) -> str:
-        """Return the principal of a head that may pass; the next ones of its connection are mostly the same."""
+        """Return the principal of a head that may pass, and note it: the next request mostly has the same head."""
         principal = self._authenticate(key_of(head.headers))
         check_json_type(head.headers)
         head.principal = principal
