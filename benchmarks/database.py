@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -10,7 +11,12 @@ import asyncpg
 import psutil
 from quorra_server.storage.migrate import migrate
 
+from benchmarks.bare.rows import BareRows
+from benchmarks.load import payload
+
 NAME = "quorra_bench"
+# How much has ever been written.
+WAL_BYTES = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint"
 # The settings that decide what a figure means.
 SETTINGS_SHOWN = (
     "server_version",
@@ -41,21 +47,39 @@ async def _make_fresh(admin_dsn: str) -> str:
     return dsn
 
 
+def fill_bare(dsn: str, count: int) -> None:
+    """Make the tables of the bare queue, and let so many jobs wait in them."""
+    asyncio.run(_fill_bare(dsn, count))
+    tidy(dsn)
+
+
+async def _fill_bare(dsn: str, count: int) -> None:
+    rows = await BareRows.open(dsn)
+    await rows.make_tables()
+    await rows.fill(count, json.dumps(payload(0)))
+    await rows.close()
+
+
 def tidy(dsn: str) -> None:
     """Do what autovacuum and the checkpointer do within minutes, so that no measurement pays for the one before."""
-    asyncio.run(_execute(dsn, "VACUUM (ANALYZE)", "CHECKPOINT"))
+    asyncio.run(_tidy(dsn))
 
 
-async def _execute(dsn: str, *commands: str) -> None:
+async def _tidy(dsn: str) -> None:
     connection = await asyncpg.connect(dsn)
-    for command in commands:
-        await connection.execute(command)
+    await tidy_up(connection)
     await connection.close()
+
+
+async def tidy_up(connection: asyncpg.Connection) -> None:
+    """Do the same over a connection that is open."""
+    await connection.execute("VACUUM (ANALYZE)")
+    await connection.execute("CHECKPOINT")
 
 
 def wal_bytes(dsn: str) -> int:
     """Return how much WAL has ever been written."""
-    return int(asyncio.run(_value(dsn, "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint")))
+    return int(asyncio.run(_value(dsn, WAL_BYTES)))
 
 
 def settings(dsn: str) -> dict[str, str]:

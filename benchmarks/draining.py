@@ -1,11 +1,12 @@
 """What most scenarios share: fill a queue, let workers drain it, and ask an idle system for its latency."""
 
 import time
+from collections.abc import Sequence
 
 from benchmarks import database
 from benchmarks.figures import Figure
 from benchmarks.load import QUEUE, queue_names
-from benchmarks.stage import Stage
+from benchmarks.stage import WORKER, Stage
 from benchmarks.worker_record import percentile
 
 SECONDS_MAX = 180.0
@@ -30,15 +31,27 @@ def fill(stage: Stage, count: int, *, queues: int = 1, size_bytes: int = 200, de
         raise RuntimeError(f"{count:,} jobs were submitted, but the product counts {counted:,}")
 
 
-def drain(stage: Stage, what: str, count: int, *, workers: int = 1, queues: int = 1, at: float | None = None) -> Figure:
+def drain(
+    stage: Stage,
+    what: str,
+    count: int,
+    *,
+    workers: int = 1,
+    queues: int = 1,
+    at: float | None = None,
+    program: Sequence[str] = WORKER,
+) -> Figure:
     """Let workers finish so many of the jobs that wait, and measure how fast.
 
     The clock runs from the last look at which none had ended to when all have: starting Python is not what is measured,
     so workers that have started wait for each other. Ended means that the outcome is durable.
+
+    Args:
+        program: What a worker is.
     """
     stage.say(f"draining: {what}")
     before = _succeeded(stage)
-    stage.start_workers_together(workers, BENCH_QUEUES=",".join(queue_names(queues)))
+    stage.start_workers_together(workers, program, BENCH_QUEUES=",".join(queue_names(queues)))
     deadline = time.monotonic() + SECONDS_MAX
     window = stage.window()
     while (done := _succeeded(stage) - before) < count:

@@ -6,7 +6,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,8 @@ from benchmarks.load import API_KEY, OPEN, QUEUE, ROOT, Generator, Target
 from benchmarks.usage import Window, tree_seconds
 
 BIN = Path(sys.executable).parent
+WORKER = ("quorra-worker", "benchmarks.worker:worker", "--log-level", "warning")
+BARE_WORKER = ("python", "-m", "benchmarks.bare.worker")
 # What a user who wants throughput gives an async worker; its prefetch follows the rate by itself.
 SLOTS = 200
 LEASE_SECONDS = 30
@@ -78,12 +80,13 @@ class Stage(contextlib.AbstractContextManager["Stage"]):
         for _ in range(servers):
             self._start_server()
 
-    def begin_bare(self) -> None:
-        """Stop everything, and begin with an empty database and a bare server in place of Quorra."""
+    def begin_bare(self, *, jobs: int = 0) -> None:
+        """Stop everything, and begin with a bare server in place of Quorra, and so many jobs that wait."""
         self._stop_all()
         self.database_url = database.make_fresh(self._cluster.admin_dsn)
+        database.fill_bare(self.database_url, jobs)
         http, grpc = f"127.0.0.1:{_free_port()}", f"127.0.0.1:{_free_port()}"
-        command = ["python", "-m", "benchmarks.bare_server", http, grpc, self.database_url]
+        command = ["python", "-m", "benchmarks.bare.server", http, grpc, self.database_url]
         self._add_server(http, grpc, self._start(command, {}), role="bare-server")
 
     def _stop_all(self) -> None:
@@ -113,7 +116,7 @@ class Stage(contextlib.AbstractContextManager["Stage"]):
         self._started(role, process.pid)
         self._wait_until(lambda: self._is_ready(server), Path(process.args[0]).name)
 
-    def start_worker(self, **environment: str) -> psutil.Popen:
+    def start_worker(self, command: Sequence[str] = WORKER, /, **environment: str) -> psutil.Popen:
         """Start one more worker, on the next server in turn."""
         server = self.servers[len(self.workers) % len(self.servers)]
         settings = {
@@ -124,17 +127,18 @@ class Stage(contextlib.AbstractContextManager["Stage"]):
             "BENCH_QUEUES": QUEUE,
             **environment,
         }
-        worker = self._start(["quorra-worker", "benchmarks.worker:worker", "--log-level", "warning"], settings)
+        worker = self._start(command, settings)
         self.workers.append(worker)
         self._started("worker", worker.pid)
         return worker
 
-    def start_workers_together(self, count: int, **environment: str) -> None:
+    def start_workers_together(self, count: int, command: Sequence[str] = WORKER, /, **environment: str) -> None:
         """Start so many more workers; none of them connects before all have started."""
         gate = self.folder / f"gate-{time.monotonic_ns()}"
         for _ in range(count):
-            self.start_worker(BENCH_GATE=str(gate), **environment)
-        self._wait_until(lambda: len(list(self.folder.glob(f"{gate.name}.*"))) == count, "quorra-worker")
+            self.start_worker(command, BENCH_GATE=str(gate), **environment)
+        program = Path(self.workers[-1].args[0]).name
+        self._wait_until(lambda: len(list(self.folder.glob(f"{gate.name}.*"))) == count, program)
         gate.touch()
 
     def wait_for_workers(self, count: int) -> None:
@@ -146,7 +150,7 @@ class Stage(contextlib.AbstractContextManager["Stage"]):
         _stop(self.workers)
         self.workers.clear()
 
-    def _start(self, command: list[str], environment: dict[str, str]) -> psutil.Popen:
+    def _start(self, command: Sequence[str], environment: dict[str, str]) -> psutil.Popen:
         # Settings of the caller's own Quorra are not for these processes.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("QUORRA_")}
         with (self.folder / f"{command[0]}.log").open("ab") as log:

@@ -4,10 +4,10 @@ import asyncio
 import os
 import time
 from datetime import timedelta
-from pathlib import Path
 
 from quorra_worker_sdk import Worker
 
+from benchmarks.gate import wait_at_gate
 from benchmarks.worker_record import RECORD
 
 SLOTS = int(os.environ["BENCH_SLOTS"])
@@ -17,17 +17,7 @@ HOLDS = os.environ.get("BENCH_HOLDS") == "yes"
 
 worker = Worker(queues=QUEUES, slots=SLOTS, lease_ttl=timedelta(seconds=LEASE_SECONDS))
 record = os.open(os.environ.get("BENCH_RECORD", os.devnull), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-
-
-def _wait_at(gate: Path) -> None:
-    """Say that this process has started, and wait until it may work."""
-    gate.with_suffix(f".{os.getpid()}").touch()
-    while not gate.exists():
-        time.sleep(0.005)
-
-
-if "BENCH_GATE" in os.environ:
-    _wait_at(Path(os.environ["BENCH_GATE"]))
+wait_at_gate()
 
 
 @worker.job("noop")

@@ -16,6 +16,8 @@ GENERATORS = {
     "submit": ("statements", "submit"),
     "live": ("statements", "live"),
     "renew": ("statements", "renew"),
+    "apart": ("apart", "run"),
+    "python": ("python", "run"),
     "saturate": ("steady", "saturate"),
     "steady": ("steady", "steady"),
     "one_by_one": ("one_by_one", "run"),

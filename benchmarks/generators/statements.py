@@ -11,16 +11,18 @@ from typing import Any
 from uuid import uuid4
 
 from quorra_server.domain.ids import new_job_id
-from quorra_server.domain.job import NewJob, Report
+from quorra_server.domain.job import LeaseBatch, NewJob, Report
 from quorra_server.domain.states import OutcomeKind
 from quorra_server.storage import jobs, leases
 from quorra_server.storage.database import Pool, PoolSettings
+from quorra_server.storage.leases import HEAD, Cursor
 
 from benchmarks.generators.stopwatch import Stopwatch
 from benchmarks.load import QUEUE, Target, payload, queue_names
 
 CONNECTIONS = 4
 LEASE_MS = 600_000
+PRINCIPAL = "p"
 
 
 async def submit(
@@ -33,7 +35,7 @@ async def submit(
     **target: Any,
 ) -> dict[str, Any]:
     """Submit jobs, spread over queues in turn."""
-    pool = await _open(Target(**target))
+    pool = await open_pool(Target(**target))
     text = json.dumps(payload(0, size_bytes))
     names = queue_names(queues)
     delay_ms = int(timedelta(seconds=delay_seconds) / timedelta(milliseconds=1))
@@ -58,7 +60,7 @@ async def submit(
 
 async def live(*, count: int, batch: int, **target: Any) -> dict[str, Any]:
     """Lease, settle and close until so many jobs have succeeded."""
-    pool = await _open(Target(**target))
+    pool = await open_pool(Target(**target))
     turns = iter(range(0, count, batch))
     stopwatch = Stopwatch()
     done = sum(await asyncio.gather(*(_live(pool, batch, turns) for _ in range(CONNECTIONS))))
@@ -70,39 +72,46 @@ async def live(*, count: int, batch: int, **target: Any) -> dict[str, Any]:
 async def _live(pool: Pool, limit: int, turns: Iterator[int]) -> int:
     done = 0
     for _ in turns:
-        leased = await _lease(pool, limit)
+        leased = await lease(pool, limit)
         if leased is None:
             break
-        reports = [Report(lease, OutcomeKind.SUCCEEDED, 1) for lease in leased.lease_ids()]
-        ended = await leases.settle_attempts(pool, "p", reports)
-        done += sum(len(alike.ordinals) for alike in ended)
+        done += await settle(pool, leased)
         await leases.close_batches(pool, [leased.batch])
     return done
 
 
 async def renew(*, count: int, batch: int = 1_000, **target: Any) -> dict[str, Any]:
     """Lease so many jobs and renew them all in one call."""
-    pool = await _open(Target(**target))
+    pool = await open_pool(Target(**target))
     secrets = {}
     for _ in range(0, count, batch):
-        leased = await _lease(pool, batch)
+        leased = await lease(pool, batch)
         assert leased is not None
         secrets[leased.batch] = leased.secret
     stopwatch = Stopwatch()
-    alive = await leases.renew_leases(pool, "p", secrets, LEASE_MS)
+    alive = await leases.renew_leases(pool, PRINCIPAL, secrets, LEASE_MS)
     reply = stopwatch.reply(count)
     assert alive == secrets.keys()
     await pool.close()
     return reply
 
 
-async def _lease(pool: Pool, limit: int) -> Any:
+async def lease(pool: Pool, limit: int, begin: Cursor = HEAD) -> LeaseBatch | None:
+    """Lease the next jobs."""
     return await leases.lease_jobs(
-        pool, queue=QUEUE, limit=limit, worker="w", principal="p", lease_ms=LEASE_MS, secret=uuid4()
+        pool, queue=QUEUE, limit=limit, worker="w", principal=PRINCIPAL, lease_ms=LEASE_MS, secret=uuid4(), begin=begin
     )
 
 
-async def _open(target: Target) -> Pool:
-    pool = Pool(PoolSettings(target.database_url, CONNECTIONS, acquire_seconds=10, statement_seconds=60))
+async def settle(pool: Pool, leased: LeaseBatch) -> int:
+    """Settle all jobs of a lease as succeeded; return how many were."""
+    reports = [Report(lease, OutcomeKind.SUCCEEDED, 1) for lease in leased.lease_ids()]
+    ended = await leases.settle_attempts(pool, PRINCIPAL, reports)
+    return sum(len(alike.ordinals) for alike in ended)
+
+
+async def open_pool(target: Target, connections: int = CONNECTIONS) -> Pool:
+    """Connect to the database of a target."""
+    pool = Pool(PoolSettings(target.database_url, connections, acquire_seconds=10, statement_seconds=60))
     await pool.open()
     return pool

@@ -17,7 +17,7 @@ DOORS = {
 
 
 def run(stage: Stage, short: bool) -> Iterator[Figure]:
-    """Measure each door on an empty database."""
+    """Measure each door on an empty database, and the floor of a single POST."""
     single, bulk = (1_000, 8_000) if short else (40_000, 200_000)
     stage.begin()
     for connections in (1, SINGLE_CONNECTIONS):
@@ -29,6 +29,9 @@ def run(stage: Stage, short: bool) -> Iterator[Figure]:
         batch = {} if door == "ndjson" else {"batch": BATCH}
         what = f"{what}, {BULK_CONNECTIONS} connections"
         yield _measure(stage, what, "jobs/s", door, count=bulk, connections=BULK_CONNECTIONS, **batch)
+    stage.begin_bare()
+    what = f"the floor of a single POST: one row, {SINGLE_CONNECTIONS} connections"
+    yield _measure(stage, what, "requests/s", "single", count=single, connections=SINGLE_CONNECTIONS)
 
 
 def _measure(stage: Stage, what: str, unit: str, door: str, **options: int) -> Figure:

@@ -65,6 +65,27 @@ def test_a_report_is_made_of_raw_results_alone(results: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(SUITE_SECONDS_MAX)
+def test_each_part_of_a_job_stands_beside_its_floor(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+
+    done = _bench("parts", "--short", "--json", str(file))
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    figures = {figure["what"]: figure["value"] for figure in json.loads(file.read_text())["figures"]}
+    floors = {what: figures.pop(what) for what in list(figures) if what.endswith(", floor")}
+    statements = {what.partition(": ")[2] for what in figures if what.startswith("PostgreSQL: ")}
+    assert {"submit, 20 at a time", "submit, 500 at a time", "lease", "settle", "close"} == statements
+    # The bare queue knows no batches.
+    assert {what for what in figures if not what.endswith(": close")} == {
+        what.removesuffix(", floor") for what in floors
+    }
+    in_python = [what for what in figures if what.startswith(("server", "worker", "client"))]
+    assert 5 == len(in_python)
+    assert all(0 < floors[f"{what}, floor"] < figures[what] for what in in_python)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SUITE_SECONDS_MAX)
 @pytest.mark.skipif(not _may_trace(), reason="this kernel lets nobody but root look into other processes")
 def test_a_flame_graph_shows_the_code_of_servers_and_workers(tmp_path: Path) -> None:
     done = _bench("flame", "latency", "--short", "--to", str(tmp_path))

@@ -1,10 +1,9 @@
-"""A server that does only what no server could leave out: the floor under Quorra's figures on an idle system.
+"""The bare queue's server: it stands in Quorra's place for the benchmarks' own workers and generators.
 
-It stands in Quorra's place for the benchmarks' own workers and generators, with the same libraries below. Each POST
-is one row, inserted and flushed, and one message on a stream; streams are pinged, a few at a time, and answer. There is
-no schema, no validation, no lease and no outcome.
+Each POST is a row and one message on a stream; POSTs that arrive while a statement runs share the next one. Jobs
+that wait are taken out and streamed as far as a worker grants credit. Streams are pinged, a few at a time, and answer.
 
-    python -m benchmarks.bare_server HTTP_ADDRESS GRPC_ADDRESS DATABASE_URL
+    python -m benchmarks.bare.server HTTP_ADDRESS GRPC_ADDRESS DATABASE_URL
 """
 
 import asyncio
@@ -12,26 +11,49 @@ import contextlib
 import itertools
 import json
 import sys
+from collections.abc import Iterable
 from typing import Any
 
-import asyncpg
 import grpc
 import uvloop
 from quorra_proto.v1 import quorra_pb2 as pb
 from quorra_server.transports.grpc.pings import GROUPS
 
+from benchmarks.bare.rows import BareRows
 from benchmarks.generators.http import HEAD_END, content_length
+from benchmarks.load import QUEUE
 
 # As Quorra pings.
 PING_SECONDS = 5.0
+# As large as Quorra's.
+TAKEN_MAX = 1_000
+JOBS_PER_MESSAGE = 500
 
 
 class _Stream:
     """A worker's stream: jobs, receipts and pings are written one at a time, because two writers break it."""
 
     def __init__(self, context: Any) -> None:
+        self.granted = self.sent = 0
+        self.has_credit = asyncio.Event()
         self._context = context
         self._writing = asyncio.Lock()
+
+    def grant(self, granted_total: int) -> None:
+        self.granted = granted_total
+        if self.granted > self.sent:
+            self.has_credit.set()
+
+    async def send_jobs(self, jobs: Iterable[tuple[int, str]], kind: str = "noop") -> None:
+        message = pb.ServerMessage()
+        add = message.jobs.jobs.add
+        shared = pb.Job(type=kind, queue=QUEUE, lease_expires_in_ms=30_000)
+        for number, payload in jobs:
+            job = add()
+            job.CopyFrom(shared)
+            job.id = job.lease_id = str(number)
+            job.payload = payload.encode()
+        await self.write(message)
 
     async def write(self, message: pb.ServerMessage) -> None:
         async with self._writing:
@@ -41,48 +63,77 @@ class _Stream:
 class BareServer:
     """Takes rows in, hands messages out, and pings."""
 
-    def __init__(self, connection: asyncpg.Connection) -> None:
-        """Take the only connection to PostgreSQL."""
-        self._connection = connection
+    def __init__(self, posting: BareRows, taking: BareRows, ending: BareRows) -> None:
+        """Take a connection for each kind of statement, so that they overlap."""
+        self._posting, self._taking, self._ending = posting, taking, ending
+        self._post_lock, self._take_lock, self._end_lock = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
+        self._payloads: list[str] = []
+        self._next_post: asyncio.Task[list[int]] | None = None
         self._streams: list[_Stream] = []
-        self._numbers = itertools.count(1)
+        self._ended = 0
 
     async def submit(self, body: bytes) -> bytes:
-        """Insert a row; once it is durable, send it to a worker."""
-        await self._connection.execute("INSERT INTO bare (payload) VALUES ($1)", body.decode())
-        job = json.loads(body)
-        message = pb.ServerMessage()
-        message.jobs.jobs.add(
-            id=str(next(self._numbers)),
-            lease_id="bare",
-            type=job["type"],
-            queue=job["queue"],
-            payload=json.dumps(job["payload"]).encode(),
-            lease_expires_in_ms=30_000,
-        )
-        await self._streams[0].write(message)
-        return b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n{}"
+        """Put a job in; once it is durable, send it to a worker, if there is one."""
+        place = len(self._payloads)
+        self._payloads.append(body.decode())
+        self._next_post = self._next_post or asyncio.create_task(self._post())
+        number = (await self._next_post)[place]
+        if self._streams:
+            job = json.loads(body)
+            await self._streams[0].send_jobs([(number, json.dumps(job["payload"]))], job["type"])
+        return _answer(201, {})
+
+    async def _post(self) -> list[int]:
+        """Put in what waits when the statement before has ended."""
+        async with self._post_lock:
+            payloads, self._payloads, self._next_post = self._payloads, [], None
+            return await self._posting.post(payloads)
 
     def workers(self) -> bytes:
         """Answer `GET /v1/workers`, and with it whether the server is ready."""
-        body = json.dumps({"workers": [{} for _ in self._streams]}).encode()
-        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        return _answer(200, {"workers": [{} for _ in self._streams]})
+
+    def queues(self) -> bytes:
+        """Answer `GET /v1/queues` with the jobs that have ended."""
+        return _answer(200, {"queues": [{"queue": QUEUE, "status": "succeeded", "count": self._ended}]})
 
     async def work(self, _: Any, context: Any) -> None:
-        """Welcome a worker and acknowledge what it reports."""
+        """Hold a conversation with a worker."""
         await context.read()
         interval_ms = int(PING_SECONDS * 1000)
         welcome = pb.Welcome(ping_interval_ms=interval_ms, heartbeat_interval_ms=10_000, sees_idle_workers=True)
         await context.write(pb.ServerMessage(welcome=welcome))
         stream = _Stream(context)
         self._streams.append(stream)
+        feeding = asyncio.create_task(self._feed(stream))
         try:
             while isinstance(message := await context.read(), pb.WorkerMessage):
-                if message.HasField("reports"):
+                if message.HasField("credit"):
+                    stream.grant(message.credit.granted_total)
+                elif message.HasField("reports"):
+                    await self._end(message.reports)
                     receipts = pb.Receipts(sequence=message.reports.sequence)
                     await stream.write(pb.ServerMessage(receipts=receipts))
         finally:
+            feeding.cancel()
             self._streams.remove(stream)
+
+    async def _feed(self, stream: _Stream) -> None:
+        """Take jobs out for a stream, as far as its credit goes; with none left, look again when it grants more."""
+        while True:
+            await stream.has_credit.wait()
+            async with self._take_lock:
+                jobs = await self._taking.take(min(stream.granted - stream.sent, TAKEN_MAX))
+            stream.sent += len(jobs)
+            if not jobs or stream.sent >= stream.granted:
+                stream.has_credit.clear()
+            for first in range(0, len(jobs), JOBS_PER_MESSAGE):
+                await stream.send_jobs(jobs[first : first + JOBS_PER_MESSAGE])
+
+    async def _end(self, reports: pb.Reports) -> None:
+        async with self._end_lock:
+            await self._ending.end([int(entry.lease_id) for entry in reports.succeeded])
+        self._ended += len(reports.succeeded)
 
     async def heartbeat(self, _: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatReply:
         """Say that all is well."""
@@ -95,6 +146,11 @@ class BareServer:
             for stream in self._streams[group::GROUPS]:
                 with contextlib.suppress(grpc.aio.BaseError):  # it has ended meanwhile
                     await stream.write(pb.ServerMessage(ping=pb.Ping(nonce=1)))
+
+
+def _answer(status: int, body: object) -> bytes:
+    encoded = json.dumps(body).encode()
+    return b"HTTP/1.1 %d -\r\nContent-Length: %d\r\n\r\n%b" % (status, len(encoded), encoded)
 
 
 class _Door(asyncio.Protocol):
@@ -115,8 +171,9 @@ class _Door(asyncio.Protocol):
         if not found:
             return
         if head.startswith(b"GET"):
+            answer = self._server.queues() if head.startswith(b"GET /v1/queues") else self._server.workers()
             self._received.clear()
-            self._transport.write(self._server.workers())
+            self._transport.write(answer)
         elif len(body) >= content_length(head):
             self._received.clear()
             self._answering = asyncio.create_task(self._answer(bytes(body)))
@@ -142,9 +199,8 @@ def _handlers(server: BareServer) -> grpc.GenericRpcHandler:
 
 
 async def _serve(http_address: str, grpc_address: str, database_url: str) -> None:
-    connection = await asyncpg.connect(database_url)
-    await connection.execute("CREATE TABLE bare (id bigserial PRIMARY KEY, payload json)")
-    server = BareServer(connection)
+    rows = [await BareRows.open(database_url) for _ in range(3)]
+    server = BareServer(*rows)
     streams = grpc.aio.server()
     streams.add_generic_rpc_handlers((_handlers(server),))
     streams.add_insecure_port(grpc_address)

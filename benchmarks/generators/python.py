@@ -1,0 +1,127 @@
+"""What a job costs server, worker and client in Python, part by part, with nothing but Python at work.
+
+Beside each part stands its floor: what the same libraries take for what could not be left out.
+"""
+
+import json
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+from quorra_proto.v1 import quorra_pb2 as pb
+from quorra_server.domain.ids import new_job_id
+from quorra_server.domain.job import LeaseBatch, LeasedJob
+from quorra_server.domain.limits import Limits
+from quorra_server.domain.validation import validate_job
+from quorra_server.services.lease_ids import encode_lease_id, lease_id_tail
+from quorra_server.transports.grpc import convert
+from quorra_worker_sdk import NewJob
+from quorra_worker_sdk.client import specs_of
+from quorra_worker_sdk.executor import Executor
+from quorra_worker_sdk.handlers import Binding, Handler, Retry
+
+from benchmarks.generators.stopwatch import Stopwatch
+from benchmarks.load import QUEUE, payload
+
+# As many as a message brings.
+JOBS = 500
+LIMITS = Limits()
+PAYLOAD = payload(0)
+TEXT = json.dumps(PAYLOAD)
+Work = Callable[[], Awaitable[object]]
+
+
+async def run(*, repeats: int, **_: Any) -> dict[str, Any]:
+    """Return what each part takes for a job, in microseconds, and its floor: the quickest of so many repeats."""
+    stopwatch = Stopwatch()
+    parts = {
+        "server: a leased job's message, and its bytes": _leased_job(),
+        "server: a report, read and checked": _report(),
+        "server: a submission over gRPC, read and checked": _submission(),
+        "worker: a payload read, its handler run, its outcome": _handled(),
+        "client: a submission's message, and its bytes": _client(),
+    }
+    costs = {name: [await _microseconds(work, repeats) for work in pair] for name, pair in parts.items()}
+    return stopwatch.reply(JOBS, costs=costs)
+
+
+async def _microseconds(work: Work, repeats: int) -> float:
+    quickest = float("inf")
+    for _ in range(repeats):
+        began = time.process_time()
+        await work()
+        quickest = min(quickest, time.process_time() - began)
+    return quickest * 1_000_000 / JOBS
+
+
+def _plain(work: Callable[[], object]) -> Work:
+    async def call() -> object:
+        return work()
+
+    return call
+
+
+def _leased_job() -> tuple[Work, Work]:
+    now_us = time.time_ns() // 1000
+    jobs = [
+        LeasedJob(new_job_id(), ordinal, TEXT, now_us, now_us, now_us, 1, "noop", 0, 0, 1, 1, 3, 0)
+        for ordinal in range(1, JOBS + 1)
+    ]
+    batch = LeaseBatch(1, uuid4(), QUEUE, now_us, 30_000, jobs)
+
+    def message() -> pb.ServerMessage:
+        made = pb.ServerMessage()
+        convert.add_jobs(made.jobs, batch, jobs)
+        return made
+
+    return _plain(lambda: message().SerializeToString()), _plain(message().SerializeToString)
+
+
+def _report() -> tuple[Work, Work]:
+    tail = lease_id_tail(1, uuid4())
+    message = pb.WorkerMessage()
+    for ordinal in range(1, JOBS + 1):
+        message.reports.succeeded.add(lease_id=encode_lease_id(ordinal, new_job_id().hex, tail), run_ms=1)
+    raw = message.SerializeToString()
+    read = pb.WorkerMessage.FromString
+    return _plain(lambda: convert.outcome_reports(read(raw).reports, LIMITS)), _plain(lambda: read(raw))
+
+
+def _submission() -> tuple[Work, Work]:
+    raw = specs_of([NewJob("noop", PAYLOAD, queue=QUEUE)] * JOBS).SerializeToString()
+    read = pb.SubmitJobsRequest.FromString
+    return (
+        _plain(lambda: [validate_job(convert.draft(spec), LIMITS) for spec in read(raw).jobs]),
+        _plain(lambda: [msgspec.json.decode(spec.payload) for spec in read(raw).jobs]),
+    )
+
+
+def _handled() -> tuple[Work, Work]:
+    executor = Executor(1, lambda: None)
+    handler: Handler[..., None] = Handler("noop", _noop, QUEUE, Binding(_noop), "async", None, Retry())
+    job = pb.Job(type="noop", payload=TEXT.encode(), lease_id="1.2.3")
+
+    async def ours() -> None:
+        for _ in range(JOBS):
+            await executor.run(handler, job, None)
+
+    async def floor() -> None:
+        for _ in range(JOBS):
+            await _noop(**msgspec.json.decode(job.payload))
+
+    return ours, floor
+
+
+async def _noop(id: int, pad: str) -> None:
+    pass
+
+
+def _client() -> tuple[Work, Work]:
+    jobs = [NewJob("noop", PAYLOAD, queue=QUEUE)] * JOBS
+    finished = specs_of(jobs)
+    return (
+        _plain(lambda: specs_of(jobs).SerializeToString()),
+        _plain(lambda: ([msgspec.json.encode(PAYLOAD) for _ in range(JOBS)], finished.SerializeToString())),
+    )
