@@ -66,7 +66,7 @@ def _plain(work: Callable[[], object]) -> Work:
 def _leased_job() -> tuple[Work, Work]:
     now_us = time.time_ns() // 1000
     jobs = [
-        LeasedJob(new_job_id(), ordinal, TEXT, now_us, now_us, now_us, 1, "noop", 0, 0, 1, 1, 3, 0)
+        LeasedJob(str(new_job_id()), TEXT, now_us, "noop", 0, 0, ordinal, now_us, 0, 1, 1, 3)
         for ordinal in range(1, JOBS + 1)
     ]
     batch = LeaseBatch(1, uuid4(), QUEUE, now_us, 30_000, jobs)

@@ -13,13 +13,11 @@ SECOND = 1_700_000_000_000_000
 
 def _job(ordinal: int, kind: str, run_at_us: int, created_at_us: int, attempts: int) -> LeasedJob:
     return LeasedJob(
-        job_id=new_job_id(),
+        id=str(new_job_id()),
         ordinal=ordinal,
         payload=f'{{"n":{ordinal}}}',
         run_at_us=run_at_us,
         created_at_us=created_at_us,
-        leased_at_us=SECOND + 9,
-        batch=7,
         type=kind,
         priority=len(kind),
         attempts=attempts,
@@ -54,7 +52,7 @@ def test_each_job_of_a_batch_has_its_own_traits_and_moments() -> None:
     add_jobs(message, LeaseBatch(7, uuid4(), "q", SECOND + 9, 30_000, jobs), jobs)
 
     for job, sent in zip(jobs, message.jobs, strict=True):
-        assert (str(job.job_id), job.payload.encode()) == (sent.id, sent.payload)
+        assert (job.id, job.payload.encode()) == (sent.id, sent.payload)
         assert (job.type, job.priority, job.attempts) == (sent.type, sent.priority, sent.attempts)
         assert (job.deliveries, job.timeout_ms) == (sent.deliveries, sent.timeout_ms)
         assert (job.run_at_us, job.created_at_us) == (_moment(sent, "run_at"), _moment(sent, "created_at"))

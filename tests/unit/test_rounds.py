@@ -122,13 +122,11 @@ async def _dispatching() -> "AsyncIterator[asyncio.Queue[LeaseBatch]]":
 
 def _batch(deliveries: int) -> LeaseBatch:
     job = LeasedJob(
-        job_id=new_job_id(),
+        id=str(new_job_id()),
         ordinal=1,
         payload="{}",
         run_at_us=0,
         created_at_us=0,
-        leased_at_us=0,
-        batch=1,
         type="t",
         priority=0,
         attempts=0,

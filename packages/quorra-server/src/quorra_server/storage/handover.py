@@ -48,7 +48,7 @@ async def submit_leased_jobs(
     if batch is None:
         return submitted_at, None
     now_us = (submitted_at - EPOCH) // MICROSECOND
-    leased = [_leased(job, ordinal, batch, now_us) for ordinal, job in enumerate(line, start=1)]
+    leased = [_leased(job, ordinal, now_us) for ordinal, job in enumerate(line, start=1)]
     return submitted_at, LeaseBatch(
         batch=batch, secret=secret, queue=queue, leased_at_us=now_us, lease_ms=lease_ms, jobs=leased
     )
@@ -58,16 +58,14 @@ def _rank(job: NewJob) -> int:
     return -job.priority
 
 
-def _leased(job: NewJob, ordinal: int, batch: int, now_us: int) -> LeasedJob:
+def _leased(job: NewJob, ordinal: int, now_us: int) -> LeasedJob:
     """Return a new job as a lease would return it."""
     return LeasedJob(
-        job_id=job.id,
+        id=str(job.id),
         ordinal=ordinal,
         payload=job.payload,
         run_at_us=now_us,
         created_at_us=now_us,
-        leased_at_us=now_us,
-        batch=batch,
         type=job.type,
         priority=job.priority,
         attempts=0,

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from itertools import chain, starmap
+from itertools import chain, count, starmap
 from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
@@ -10,7 +10,7 @@ from uuid import UUID
 from quorra_server.domain.errors import QuorraError
 from quorra_server.domain.job import EndedLease, LeaseBatch, LeasedJob, LeaseId, Report
 from quorra_server.domain.states import JobStatus, OutcomeKind
-from quorra_server.storage.database import Executor, KeyTaken, Pool, array_text, column, sparse, translate
+from quorra_server.storage.database import Executor, KeyTaken, Pool, Row, array_text, column, sparse, translate
 from quorra_server.storage.statements import statement
 
 LEASE_JOBS = statement("lease_jobs")
@@ -27,6 +27,10 @@ FIND_TIMED_BATCHES = statement("find_timed_batches")
 EXTEND_RUN = statement("extend_run")
 CLOSE_BATCHES = statement("close_batches")
 CANCEL_HELD = statement("cancel_held")
+
+# Of the rows of `lease_jobs`: those of jobs, from the first on, and those of the batch's members, each an array.
+JOB_COLUMNS = ("id", "payload", "created_at_us", "type", "priority", "timeout_ms")
+MEMBER_COLUMNS = ("member_ids", "run_ats_us", "attempts", "deliveries", "generations", "max_retries")
 
 # One member of a lease batch: the batch's number and the member's place in it.
 Member = tuple[int, int]
@@ -94,12 +98,21 @@ async def lease_jobs(
     )
     if not rows:
         return None
-    jobs = list(starmap(LeasedJob, rows))
+    of_batch = next(row for row in rows if row["batch"] is not None)
+    jobs = _jobs([row for row in rows if row is not of_batch], of_batch)
+    if not jobs:
+        return None
+    batch, leased_at_us = of_batch["batch"], of_batch["leased_at_us"]
+    return LeaseBatch(batch=batch, leased_at_us=leased_at_us, secret=secret, queue=queue, lease_ms=lease_ms, jobs=jobs)
+
+
+def _jobs(rows: Sequence[Row], of_batch: Row) -> list[LeasedJob]:
+    """Return the jobs of a batch in its order: of each what its own row says, and what the batch says of it."""
+    ids, *traits = (of_batch[name] for name in MEMBER_COLUMNS)
+    members = dict(zip(ids, zip(count(1), *traits, strict=False), strict=True))
+    jobs = list(starmap(LeasedJob, [row[: len(JOB_COLUMNS)] + members[row[0]] for row in rows]))
     jobs.sort(key=attrgetter("ordinal"))
-    first = jobs[0]
-    return LeaseBatch(
-        batch=first.batch, leased_at_us=first.leased_at_us, secret=secret, queue=queue, lease_ms=lease_ms, jobs=jobs
-    )
+    return jobs
 
 
 async def try_lease(transaction: Executor, take: Take, *, limit: int, begin: Cursor = HEAD) -> Exception | None:

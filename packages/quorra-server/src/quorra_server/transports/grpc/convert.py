@@ -47,9 +47,9 @@ def add_jobs(message: pb.Jobs, batch: LeaseBatch, jobs: Sequence[LeasedJob]) -> 
             _set_time(shared.created_at, job.created_at_us)
         copied = message.jobs.add()
         copied.CopyFrom(shared)
-        copied.id = str(job.job_id)
+        copied.id = job.id
         copied.payload = job.payload.encode()
-        copied.lease_id = encode_lease_id(job.ordinal, job.job_id.hex, tail)
+        copied.lease_id = encode_lease_id(job.ordinal, job.id.replace("-", ""), tail)
         if batch.checkpoints and job.job_id in batch.checkpoints:
             copied.checkpoint = batch.checkpoints[job.job_id].encode()
 
