@@ -19,7 +19,7 @@ from quorra_server.storage.leases import HEAD, Cursor
 
 from benchmarks import database
 from benchmarks.bare.rows import BareRows
-from benchmarks.generators.statements import lease, open_pool, settle
+from benchmarks.generators.statements import lease, open_pool, settle, successes
 from benchmarks.generators.stopwatch import Stopwatch
 from benchmarks.load import QUEUE, Target, payload
 
@@ -88,9 +88,10 @@ async def _measure_quorra(meter: _Meter, to: Target, count: int, batch: int) -> 
             assert leased is not None
             begin = _place(leased.jobs[-1])
             batches.append(leased)
+    reports = [successes(leased) for leased in batches]
     async with meter.measure("settle", backend, count):
-        for leased in batches:
-            await settle(pool, leased)
+        for part in reports:
+            await settle(pool, part)
     async with meter.measure("close", backend, count):
         for leased in batches:
             await leases.close_batches(pool, [leased.batch])
@@ -119,7 +120,8 @@ async def _measure_bare(meter: _Meter, to: Target, count: int, batch: int) -> No
     async with meter.measure("lease", rows.backend_pid, count):
         while len(taken) * batch < count:
             taken.append(await rows.take(batch))
+    numbers = [[number for number, _ in part] for part in taken]
     async with meter.measure("settle", rows.backend_pid, count):
-        for part in taken:
-            await rows.end([number for number, _ in part])
+        for part in numbers:
+            await rows.end(part)
     await rows.close()

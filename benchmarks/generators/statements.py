@@ -5,7 +5,7 @@ They also fill queues and histories for other scenarios, since nothing is faster
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -75,7 +75,7 @@ async def _live(pool: Pool, limit: int, turns: Iterator[int]) -> int:
         leased = await lease(pool, limit)
         if leased is None:
             break
-        done += await settle(pool, leased)
+        done += await settle(pool, successes(leased))
         await leases.close_batches(pool, [leased.batch])
     return done
 
@@ -103,9 +103,13 @@ async def lease(pool: Pool, limit: int, begin: Cursor = HEAD) -> LeaseBatch | No
     )
 
 
-async def settle(pool: Pool, leased: LeaseBatch) -> int:
-    """Settle all jobs of a lease as succeeded; return how many were."""
-    reports = [Report(lease, OutcomeKind.SUCCEEDED, 1) for lease in leased.lease_ids()]
+def successes(leased: LeaseBatch) -> list[Report]:
+    """Return reports that all jobs of a lease have succeeded."""
+    return [Report(lease, OutcomeKind.SUCCEEDED, 1) for lease in leased.lease_ids()]
+
+
+async def settle(pool: Pool, reports: Sequence[Report]) -> int:
+    """Settle attempts; return how many reports decided."""
     ended = await leases.settle_attempts(pool, PRINCIPAL, reports)
     return sum(len(alike.ordinals) for alike in ended)
 
