@@ -2,8 +2,9 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
+from quorra_server.domain.ids import new_job_id
 from quorra_server.domain.job import Report
 from quorra_server.domain.states import JobStatus, OutcomeKind
 from quorra_server.storage import keys, leases, queues
@@ -99,6 +100,48 @@ async def test_only_known_types_of_the_queue_are_leased(queue: QueueSpec) -> Non
 
     assert batch is not None
     assert [mail] == [job.job_id for job in batch.jobs]
+
+
+async def test_each_job_of_a_lease_comes_with_what_is_its_own(queue: QueueSpec) -> None:
+    """Their rows are found by id and day by day, in an order that is not that of the line."""
+    today, tomorrow, of_no_day = new_job_id(), _id_of_tomorrow(), UUID(int=1)
+    ids = [tomorrow, of_no_day, new_job_id(), today]
+    for number, job_id in enumerate(ids):
+        await queue.submit_one(
+            id=job_id,
+            type=f"type-{number}",
+            payload=f'{{"n":{number}}}',
+            priority=-number,
+            max_retries=number + 1,
+            timeout_ms=number * 1000,
+        )
+    await queue.fail(await queue.lease_one(), delay_ms=0)
+
+    batch = await queue.lease()
+
+    assert batch is not None
+    assert ids == [job.job_id for job in batch.jobs]
+    for number, job in enumerate(batch.jobs):
+        assert (f"type-{number}", f'{{"n":{number}}}', -number) == (job.type, job.payload, job.priority)
+        assert (number + 1, number * 1000, number + 1) == (job.max_retries, job.timeout_ms, job.ordinal)
+    assert [(1, 2), (0, 1), (0, 1), (0, 1)] == [(job.attempts, job.deliveries) for job in batch.jobs]
+    assert batch.jobs[0].run_at_us > max(job.run_at_us for job in batch.jobs[1:])
+
+
+def _id_of_tomorrow() -> UUID:
+    """Return an id whose first 48 bits are a moment of tomorrow, as RFC 9562 has it for version 7."""
+    moment_ms = int((datetime.now(UTC) + timedelta(days=1)).timestamp() * 1000)
+    return UUID(int=moment_ms << 80 | 7 << 76 | 2 << 62)
+
+
+async def test_a_job_whose_row_is_gone_does_not_keep_others_from_being_leased(queue: QueueSpec) -> None:
+    gone, other = await queue.submit(2)
+    await queue.pool.fetch("DELETE FROM quorra.jobs WHERE id = $1 RETURNING id", gone)
+
+    batch = await queue.lease()
+
+    assert batch is not None
+    assert [(other, 2)] == [(job.job_id, job.ordinal) for job in batch.jobs]
 
 
 async def test_every_member_of_a_batch_has_a_lease_id_of_its_own(queue: QueueSpec) -> None:
