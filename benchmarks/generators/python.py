@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import uuid4
 
+import grpc
 import msgspec
 from quorra_proto.v1 import quorra_pb2 as pb
 from quorra_server.domain.ids import new_job_id
@@ -37,13 +38,17 @@ async def run(*, repeats: int, **_: Any) -> dict[str, Any]:
     """Return what each part takes for a job, in microseconds, and its floor: the quickest of so many repeats."""
     stopwatch = Stopwatch()
     parts = {
-        "server: a leased job's message, and its bytes": _leased_job(),
-        "server: a report, read and checked": _report(),
-        "server: a submission over gRPC, read and checked": _submission(),
-        "worker: a payload read, its handler run, its outcome": _handled(),
         "client: a submission's message, and its bytes": _client(),
+        "server: a submission over gRPC, read and checked": _submission(),
+        "server: a leased job's message, and its bytes": _leased_job(),
+        "worker: a payload read, its handler run, its outcome": _run(),
+        "handler: called and awaited": _handler(),
+        "server: a report, read and checked": _report(),
     }
     costs = {name: [await _microseconds(work, repeats) for work in pair] for name, pair in parts.items()}
+    async with _Wire() as wire:
+        pair = wire.messages, wire.bytes
+        costs["stream: a leased job, both ends"] = [await _microseconds(work, repeats) for work in pair]
     return stopwatch.reply(JOBS, costs=costs)
 
 
@@ -64,19 +69,23 @@ def _plain(work: Callable[[], object]) -> Work:
 
 
 def _leased_job() -> tuple[Work, Work]:
+    batch = _batch()
+    return _plain(lambda: _message(batch).SerializeToString()), _plain(_message(batch).SerializeToString)
+
+
+def _batch() -> LeaseBatch:
     now_us = time.time_ns() // 1000
     jobs = [
         LeasedJob(str(new_job_id()), TEXT, now_us, "noop", 0, 0, ordinal, now_us, 0, 1, 1, 3)
         for ordinal in range(1, JOBS + 1)
     ]
-    batch = LeaseBatch(1, uuid4(), QUEUE, now_us, 30_000, jobs)
+    return LeaseBatch(1, uuid4(), QUEUE, now_us, 30_000, jobs)
 
-    def message() -> pb.ServerMessage:
-        made = pb.ServerMessage()
-        convert.add_jobs(made.jobs, batch, jobs)
-        return made
 
-    return _plain(lambda: message().SerializeToString()), _plain(message().SerializeToString)
+def _message(batch: LeaseBatch) -> pb.ServerMessage:
+    message = pb.ServerMessage()
+    convert.add_jobs(message.jobs, batch, batch.jobs)
+    return message
 
 
 def _report() -> tuple[Work, Work]:
@@ -98,14 +107,13 @@ def _submission() -> tuple[Work, Work]:
     )
 
 
-def _handled() -> tuple[Work, Work]:
+def _run() -> tuple[Work, Work]:
     executor = Executor(1, lambda: None)
-    handler: Handler[..., None] = Handler("noop", _noop, QUEUE, Binding(_noop), "async", None, Retry())
     job = pb.Job(type="noop", payload=TEXT.encode(), lease_id="1.2.3")
 
     async def ours() -> None:
         for _ in range(JOBS):
-            await executor.run(handler, job, None)
+            await executor.run(HANDLER, job, None)
 
     async def floor() -> None:
         for _ in range(JOBS):
@@ -114,8 +122,25 @@ def _handled() -> tuple[Work, Work]:
     return ours, floor
 
 
+def _handler() -> tuple[Work, Work]:
+    arguments = msgspec.json.decode(TEXT)
+
+    async def ours() -> None:
+        for _ in range(JOBS):
+            await HANDLER.call(None, arguments)
+
+    async def floor() -> None:
+        for _ in range(JOBS):
+            await _noop(**arguments)
+
+    return ours, floor
+
+
 async def _noop(id: int, pad: str) -> None:
     pass
+
+
+HANDLER: Handler[..., None] = Handler("noop", _noop, QUEUE, Binding(_noop), "async", None, Retry())
 
 
 def _client() -> tuple[Work, Work]:
@@ -125,3 +150,50 @@ def _client() -> tuple[Work, Work]:
         _plain(lambda: specs_of(jobs).SerializeToString()),
         _plain(lambda: ([msgspec.json.encode(PAYLOAD) for _ in range(JOBS)], finished.SerializeToString())),
     )
+
+
+class _Wire:
+    """A stream through the loopback with both ends in this process: it sends a message for each one that it is sent."""
+
+    def __init__(self) -> None:
+        self._message = _message(_batch())
+        self._raw = self._message.SerializeToString()
+
+    async def __aenter__(self) -> "_Wire":
+        self._server = grpc.aio.server()
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        calls: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "Messages": grpc.stream_stream_rpc_method_handler(
+                self._send_messages, None, pb.ServerMessage.SerializeToString
+            ),
+            "Bytes": grpc.stream_stream_rpc_method_handler(self._send_bytes),
+        }
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Wire", calls),))
+        await self._server.start()
+        self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        read = pb.ServerMessage.FromString
+        self._messages: Any = self._channel.stream_stream("/bench.Wire/Messages", response_deserializer=read)()
+        self._bytes: Any = self._channel.stream_stream("/bench.Wire/Bytes")()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._channel.close()
+        await self._server.stop(None)
+
+    async def messages(self) -> None:
+        """Pass a message of `JOBS` jobs on, made bytes at one end and read at the other."""
+        await self._messages.write(b"next")
+        await self._messages.read()
+
+    async def bytes(self) -> None:
+        """Pass the bytes of such a message on."""
+        await self._bytes.write(b"next")
+        await self._bytes.read()
+
+    async def _send_messages(self, _: Any, context: Any) -> None:
+        while await context.read() == b"next":
+            await context.write(self._message)
+
+    async def _send_bytes(self, _: Any, context: Any) -> None:
+        while await context.read() == b"next":
+            await context.write(self._raw)

@@ -79,9 +79,10 @@ def test_each_part_of_a_job_stands_beside_its_floor(tmp_path: Path) -> None:
     assert {what for what in figures if not what.endswith(": close")} == {
         what.removesuffix(", floor") for what in floors
     }
-    in_python = [what for what in figures if what.startswith(("server", "worker", "client"))]
-    assert 5 == len(in_python)
-    assert all(0 < floors[f"{what}, floor"] < figures[what] for what in in_python)
+    in_python = [what for what in figures if what.startswith(("client", "server", "worker", "handler", "stream"))]
+    assert 7 == len(in_python)
+    # A handler by itself is hardly more than its floor.
+    assert all(0 < floors[f"{what}, floor"] < figures[what] for what in in_python if not what.startswith("handler"))
 
 
 @pytest.mark.slow
