@@ -52,13 +52,20 @@ class _Meter:
 
     @contextlib.asynccontextmanager
     async def measure(self, name: str, backend_pid: int, count: int) -> AsyncIterator[None]:
-        """Measure what is done within: of PostgreSQL, only the process that serves this connection."""
+        """Measure what is done within, for a job: of PostgreSQL, only the process that serves this connection.
+
+        What is left of the time when nobody works is waiting: for the log's flush, and for processes to wake up.
+        """
         backend = psutil.Process(backend_pid)
-        wal, postgresql, driver = await self._wal(), _cpu_seconds(backend), time.process_time()
+        wal, postgresql = await self._wal(), _cpu_seconds(backend)
+        driver, began = time.process_time(), time.perf_counter()
         yield
+        passed, driver = time.perf_counter() - began, time.process_time() - driver
+        postgresql = _cpu_seconds(backend) - postgresql
         self.costs[name] = {
-            "driver": (time.process_time() - driver) * 1_000_000 / count,
-            "PostgreSQL": (_cpu_seconds(backend) - postgresql) * 1_000_000 / count,
+            "driver": driver * 1_000_000 / count,
+            "PostgreSQL": postgresql * 1_000_000 / count,
+            "waiting": max(0.0, passed - driver - postgresql) * 1_000_000 / count,
             "WAL": (await self._wal() - wal) / count,
         }
 

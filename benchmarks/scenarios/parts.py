@@ -6,7 +6,7 @@ from benchmarks.figures import Figure, Scenario
 from benchmarks.stage import Stage
 
 BATCH = 500
-UNITS = {"PostgreSQL": "us/job", "driver": "us/job", "WAL": "bytes/job"}
+UNITS = {"PostgreSQL": "us/job", "driver": "us/job", "waiting": "us/job", "WAL": "bytes/job"}
 
 
 def run(stage: Stage, short: bool) -> Iterator[Figure]:
