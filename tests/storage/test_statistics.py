@@ -14,6 +14,7 @@ LEASE = (
     "EXECUTE lease('default', 100, NULL, 'w', 'p', 30000, gen_random_uuid(), false, "
     "-9223372036854775808, '1970-01-01', '00000000-0000-0000-0000-000000000000')"
 )
+SETTLE = f"EXECUTE settle({', '.join(['NULL'] * 13)})"
 
 
 async def _plan(connection: asyncpg.Connection, execute: str) -> str:
@@ -48,14 +49,28 @@ async def test_a_lease_opens_no_partition_in_which_none_of_its_jobs_can_be(queue
     await connection.close()
 
 
-async def test_tables_that_have_outgrown_their_statistics_are_analyzed(queue: QueueSpec) -> None:
+async def test_a_settle_planned_on_vacuumed_empty_tables_looks_jobs_up_once_they_are_filled(
+    queue: QueueSpec, database_url: str
+) -> None:
+    connection = await asyncpg.connect(database_url, server_settings=SESSION)
+    await connection.execute("VACUUM (ANALYZE)")
+    await connection.execute(f"PREPARE settle AS {STATEMENTS['settle_attempts']}")
+    before = await _plan(connection, SETTLE)
     await queue.submit(5_000)
 
     analyzed = await statistics.analyze_outgrown(queue.pool)
 
+    assert _reads_all_for_each(before)
+    assert not _reads_all_for_each(await _plan(connection, SETTLE))
     # Named with their schema only where the search path needs it.
     kinds = {name.removeprefix("quorra.").partition("_")[0] for name in analyzed}
     assert kinds >= {"jobs", "ready"}
+    await connection.close()
+
+
+def _reads_all_for_each(plan: str) -> bool:
+    """Say whether the jobs of failed attempts are found by reading all jobs for each of them."""
+    return any("Join Filter" in line and "ended.job_id" in line for line in plan.splitlines())
 
 
 async def test_a_short_lease_walks_past_nothing_that_is_delayed(queue: QueueSpec, database_url: str) -> None:
