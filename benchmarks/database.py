@@ -1,4 +1,4 @@
-"""All SQL of the benchmarks: a fresh database, its upkeep, and what PostgreSQL says of itself."""
+"""A fresh database, its upkeep, and what PostgreSQL says of itself: all SQL of the benchmarks but the bare queue's."""
 
 import asyncio
 import contextlib
@@ -15,6 +15,7 @@ from benchmarks.bare.rows import BareRows
 from benchmarks.load import payload
 
 NAME = "quorra_bench"
+BACKEND_PID = "SELECT pg_backend_pid()"
 # How much has ever been written.
 WAL_BYTES = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint"
 # The settings that decide what a figure means.
@@ -95,7 +96,7 @@ def find_postmaster(dsn: str) -> psutil.Process | None:
 async def _find_postmaster(dsn: str) -> psutil.Process | None:
     connection = await asyncpg.connect(dsn)
     try:
-        backend = psutil.Process(await connection.fetchval("SELECT pg_backend_pid()"))
+        backend = psutil.Process(await connection.fetchval(BACKEND_PID))
         return backend.parent() if "postgres" in backend.name() else None
     except psutil.NoSuchProcess:
         return None

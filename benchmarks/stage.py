@@ -137,8 +137,7 @@ class Stage(contextlib.AbstractContextManager["Stage"]):
         gate = self.folder / f"gate-{time.monotonic_ns()}"
         for _ in range(count):
             self.start_worker(command, BENCH_GATE=str(gate), **environment)
-        program = Path(self.workers[-1].args[0]).name
-        self._wait_until(lambda: len(list(self.folder.glob(f"{gate.name}.*"))) == count, program)
+        self._wait_until(lambda: len(list(self.folder.glob(f"{gate.name}.*"))) == count, command[0])
         gate.touch()
 
     def wait_for_workers(self, count: int) -> None:

@@ -7,13 +7,12 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from typing import Any
 
 import asyncpg
 import psutil
 from quorra_server.domain.ids import new_job_id
-from quorra_server.domain.job import EPOCH, LeaseBatch, LeasedJob, NewJob
+from quorra_server.domain.job import LeaseBatch, NewJob
 from quorra_server.storage import jobs, leases
 from quorra_server.storage.leases import HEAD, Cursor
 
@@ -22,6 +21,7 @@ from benchmarks.bare.rows import BareRows
 from benchmarks.generators.statements import lease, open_pool, settle, successes
 from benchmarks.generators.stopwatch import Stopwatch
 from benchmarks.load import QUEUE, Target, payload
+from benchmarks.usage import tree_seconds
 
 # As many as share a statement when 64 connections send single jobs.
 GROUP = 20
@@ -57,11 +57,11 @@ class _Meter:
         What is left of the time when nobody works is waiting: for the log's flush, and for processes to wake up.
         """
         backend = psutil.Process(backend_pid)
-        wal, postgresql = await self._wal(), _cpu_seconds(backend)
+        wal, postgresql = await self._wal(), tree_seconds(backend)
         driver, began = time.process_time(), time.perf_counter()
         yield
         passed, driver = time.perf_counter() - began, time.process_time() - driver
-        postgresql = _cpu_seconds(backend) - postgresql
+        postgresql = tree_seconds(backend) - postgresql
         self.costs[name] = {
             "driver": driver * 1_000_000 / count,
             "PostgreSQL": postgresql * 1_000_000 / count,
@@ -73,14 +73,9 @@ class _Meter:
         return int(await self._connection.fetchval(database.WAL_BYTES))
 
 
-def _cpu_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
 async def _measure_quorra(meter: _Meter, to: Target, count: int, batch: int) -> None:
     pool = await open_pool(to, connections=1)
-    backend = (await pool.fetch("SELECT pg_backend_pid()"))[0][0]
+    backend = (await pool.fetch(database.BACKEND_PID))[0][0]
     for size in (GROUP, batch):
         groups = [_new_jobs(size) for _ in range(0, count, size)]
         async with meter.measure(f"submit, {size:,} at a time", backend, count):
@@ -93,7 +88,7 @@ async def _measure_quorra(meter: _Meter, to: Target, count: int, batch: int) -> 
         while len(batches) * batch < count:
             leased = await lease(pool, batch, begin)
             assert leased is not None
-            begin = _place(leased.jobs[-1])
+            begin = Cursor.at(leased.jobs[-1])
             batches.append(leased)
     reports = [successes(leased) for leased in batches]
     async with meter.measure("settle", backend, count):
@@ -107,11 +102,6 @@ async def _measure_quorra(meter: _Meter, to: Target, count: int, batch: int) -> 
 
 def _new_jobs(count: int) -> list[NewJob]:
     return [NewJob(new_job_id(), "noop", TEXT, queue=QUEUE) for _ in range(count)]
-
-
-def _place(job: LeasedJob) -> Cursor:
-    """Return where a lease goes on, as the dispatcher's do."""
-    return Cursor(-job.priority, EPOCH + timedelta(microseconds=job.run_at_us), job.job_id)
 
 
 async def _measure_bare(meter: _Meter, to: Target, count: int, batch: int) -> None:

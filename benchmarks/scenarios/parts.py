@@ -21,7 +21,7 @@ def run(stage: Stage, short: bool) -> Iterator[Figure]:
             if of in floors:
                 yield Figure(f"{of}: {statement}, floor", floors[of], unit)
     stage.say("Python's parts")
-    for part, (cost, floor) in stage.generate("python", repeats=5 if short else 200)["costs"].items():
+    for part, (cost, floor) in stage.generate("python", repeats=50 if short else 200)["costs"].items():
         yield Figure(part, cost, "us/job")
         yield Figure(f"{part}, floor", floor, "us/job")
 

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import NamedTuple
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import structlog
 
 from quorra_server.domain.errors import QuorraError
-from quorra_server.domain.job import EPOCH, LeaseBatch, LeasedJob, NewJob
+from quorra_server.domain.job import LeaseBatch, LeasedJob, NewJob
 from quorra_server.observability.logging import log_trouble
 from quorra_server.observability.metrics import Metrics
 from quorra_server.services.ending import end_tasks
@@ -434,9 +434,9 @@ class Dispatcher:
     def _move_cursor(self, lane: Lane, last: LeasedJob | None, begin: Cursor, seconds: float) -> None:
         """Go on behind a full lease, stay near the end of a slow one, and else look at the head again."""
         if last is not None and lane.is_plenty:
-            lane.cursor, lane.is_slow = _place(last), False
+            lane.cursor, lane.is_slow = Cursor.at(last), False
         elif last is not None and (lane.is_slow if begin is not HEAD else seconds > SLOW_LEASE_SECONDS):
-            lane.cursor = _place(last, SLOW_CURSOR_OVERLAP)
+            lane.cursor = Cursor.at(last, SLOW_CURSOR_OVERLAP)
             lane.is_slow = True
         else:
             lane.cursor, lane.is_slow = HEAD, False
@@ -523,9 +523,3 @@ def _may_lease_more(lane: Lane) -> bool:
 def _is_waiting(lane: Lane) -> bool:
     """Say whether a lane is cold while somebody could take its jobs."""
     return not lane.is_hot and any(stream.free > 0 for stream in lane.ready)
-
-
-def _place(job: LeasedJob, back: timedelta = timedelta(0)) -> Cursor:
-    """Return the place of a job in the order of its queue, or one so much earlier."""
-    run_at = EPOCH + timedelta(microseconds=job.run_at_us) - back
-    return Cursor(-job.priority, run_at, UUID(int=0) if back else job.job_id)

@@ -1,14 +1,14 @@
 """Leases: taken, marked started, renewed, settled, expired and closed."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from itertools import chain, count, starmap
 from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
 
 from quorra_server.domain.errors import QuorraError
-from quorra_server.domain.job import EndedLease, LeaseBatch, LeasedJob, LeaseId, Report
+from quorra_server.domain.job import EPOCH, EndedLease, LeaseBatch, LeasedJob, LeaseId, Report
 from quorra_server.domain.states import JobStatus, OutcomeKind
 from quorra_server.storage.database import Executor, KeyTaken, Pool, Row, array_text, column, sparse, translate
 from quorra_server.storage.statements import statement
@@ -49,6 +49,12 @@ class Cursor(NamedTuple):
     run_at: datetime
     job_id: UUID
 
+    @classmethod
+    def at(cls, job: LeasedJob, back: timedelta = timedelta(0)) -> "Cursor":
+        """Return the place of a job in the order of its queue, or one so much earlier."""
+        run_at = EPOCH + timedelta(microseconds=job.run_at_us) - back
+        return cls(-job.priority, run_at, UUID(int=0) if back else job.job_id)
+
 
 class EndedMembers(NamedTuple):
     """Members of one lease batch whose reports decided, and what all of them came to.
@@ -69,7 +75,7 @@ class EndedMembers(NamedTuple):
 # A lease that never was: batch numbers begin above zero.
 NO_LEASE = LeaseId(0, 1, UUID(int=0).hex, UUID(int=0))
 
-HEAD = Cursor(-(2**63), datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
+HEAD = Cursor(-(2**63), EPOCH, UUID(int=0))
 
 
 async def lease_jobs(
